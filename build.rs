@@ -1,0 +1,25 @@
+//! Generates gRPC clients, servers and messages from `proto/`.
+
+use std::{env, fs, io, path::PathBuf};
+
+fn main() -> io::Result<()> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
+    tonic_prost_build::configure()
+        .bytes(".")
+        .file_descriptor_set_path(out.join("watchmark.bin"))
+        .compile_protos(
+            &[
+                "proto/watchmark/v1/watch.proto",
+                "proto/watchmark/v1/store.proto",
+            ],
+            &["proto"],
+        )?;
+    // etcd's watch reads its events straight into our own Event.
+    let etcd = out.join("etcd");
+    fs::create_dir_all(&etcd)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .extern_path(".watchmark.v1", "crate::proto::watchmark::v1")
+        .out_dir(etcd)
+        .compile_protos(&["proto/etcdserverpb/watch.proto"], &["proto"])
+}

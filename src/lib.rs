@@ -1,0 +1,6 @@
+//! watchmark: a resumable etcd watch as a gRPC sidecar.
+
+pub mod proto;
+pub mod resume;
+pub mod store;
+pub mod upstream;

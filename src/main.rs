@@ -1,0 +1,2 @@
+//! watchmark.
+fn main() {}

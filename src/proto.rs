@@ -1,0 +1,22 @@
+//! The messages and services generated from `proto/`.
+#![expect(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "generated code; proto/ documents it"
+)]
+
+/// Our own API and what the store holds.
+pub mod watchmark {
+    /// Package `watchmark.v1`.
+    pub mod v1 {
+        tonic::include_proto!("watchmark.v1");
+    }
+}
+
+/// The part of etcd's API that is spoken through our own stub.
+pub mod etcdserverpb {
+    include!(concat!(env!("OUT_DIR"), "/etcd/etcdserverpb.rs"));
+}
+
+/// The encoded `FileDescriptorSet` of `watchmark.v1`, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("watchmark");

@@ -1,0 +1,25 @@
+//! The heart: what a subscription remembers and what it does next. Pure: no
+//! I/O, no async, no clock. Time comes in as a parameter.
+
+mod client_id;
+mod command;
+pub mod input;
+mod key_range;
+mod record;
+mod revision;
+mod settings;
+mod subscription;
+
+pub use self::{
+    client_id::{ClientId, InvalidClientId},
+    command::{AckRefusal, Command, EndReason, Guard, Message, StreamState},
+    input::{
+        AckId, Attempt, GuardReading, Header, Input, Item, OnCompaction, OutboxRoom, ProbeSample,
+        Refusal, RefusalKind, SessionId, SessionRequest, Start, StoreFailed, Time, WatchOpened,
+    },
+    key_range::{InvalidKeyRange, KeyRange},
+    record::{Fingerprint, History, Proof, Record, Selection, SnapshotReason},
+    revision::Revision,
+    settings::{IdleProof, Settings},
+    subscription::Subscription,
+};

@@ -1,0 +1,101 @@
+//! What outlives a restart: one record per subscription.
+
+use bytes::Bytes;
+
+use super::{KeyRange, Revision};
+
+/// Everything that the store keeps of one subscription.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// What is watched. Fixed for the life of the subscription.
+    pub selection: Selection,
+    /// At or below it everything in range is acknowledged. `None`: nothing yet.
+    pub checkpoint: Option<Revision>,
+    /// What moved the checkpoint last; [`Proof::Fresh`] while there is none.
+    pub proof: Proof,
+    /// Where the delay rule believes the subscription to be: at or above the
+    /// checkpoint, used only when the checkpoint itself is compacted.
+    pub assumed: Option<Revision>,
+    /// Which history the checkpoint belongs to.
+    pub history: History,
+    /// The next session must begin with a snapshot of this reason.
+    pub pending_snapshot: Option<SnapshotReason>,
+}
+
+impl Record {
+    /// The record of a subscription that has not begun.
+    pub const fn new(selection: Selection) -> Self {
+        Self {
+            selection,
+            checkpoint: None,
+            proof: Proof::Fresh,
+            assumed: None,
+            history: History {
+                cluster_id: 0,
+                raft_term: 0,
+                fingerprint: None,
+            },
+            pending_snapshot: None,
+        }
+    }
+}
+
+/// The range and filters that a checkpoint speaks of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Selection {
+    /// The keys.
+    pub range: KeyRange,
+    /// Puts are left out.
+    pub no_put: bool,
+    /// Deletions are left out.
+    pub no_delete: bool,
+}
+
+/// What tells one etcd history from another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct History {
+    /// 0: not known yet. Survives a restore with the same flags, so it proves
+    /// nothing when it is equal.
+    pub cluster_id: u64,
+    /// The highest term seen in a linearizable answer; 0: none.
+    pub raft_term: u64,
+    /// The last event or snapshot pair at or below the checkpoint, if known.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+/// What one key looked like at the checkpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fingerprint {
+    /// The key.
+    pub key: Bytes,
+    /// The revision that changed it last, at or below the checkpoint.
+    pub mod_revision: Revision,
+    /// Whether that revision deleted it.
+    pub deleted: bool,
+}
+
+/// How a position was established.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proof {
+    /// There was none.
+    Fresh,
+    /// The subscriber acknowledged it.
+    Acked,
+    /// etcd certified it on the watch's own stream.
+    Progress,
+    /// The delay rule assumed it.
+    Delay,
+}
+
+/// Why a snapshot is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SnapshotReason {
+    /// There is no checkpoint yet.
+    First,
+    /// The history after the checkpoint is compacted.
+    Compacted,
+    /// The checkpoint belongs to another history.
+    HistoryReplaced,
+    /// An operator asked for it.
+    Requested,
+}
