@@ -1,9 +1,5 @@
 //! The messages and services generated from `proto/`.
-#![expect(
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "generated code; proto/ documents it"
-)]
+#![expect(missing_docs, reason = "generated code; proto/ documents it")]
 
 /// Our own API and what the store holds.
 pub mod watchmark {

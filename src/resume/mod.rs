@@ -1,10 +1,15 @@
 //! The heart: what a subscription remembers and what it does next. Pure: no
 //! I/O, no async, no clock. Time comes in as a parameter.
 
+mod backoff;
+mod batch;
 mod client_id;
 mod command;
+mod history;
+mod idle;
 pub mod input;
 mod key_range;
+mod ledger;
 mod record;
 mod revision;
 mod settings;

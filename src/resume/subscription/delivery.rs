@@ -1,0 +1,143 @@
+//! What may be sent now.
+
+use super::{Phase, Subscription, session::Opening, watching::fingerprint};
+use crate::resume::{
+    Command, Fingerprint, Item, Message, OutboxRoom, Revision, Time,
+    batch::{Batch, Window},
+};
+
+impl<E: Item, K: Item> Subscription<E, K> {
+    /// Sends one message, if there is one and room for it.
+    pub(super) fn deliver(&mut self, now: Time) {
+        let Some(session) = self.session.as_mut().filter(|session| session.can_send()) else {
+            return;
+        };
+        if session.state != session.told
+            && let Some(state) = session.state
+        {
+            session.told = Some(state);
+            return self.send(Message::State(state, self.ledger.delivered()), now);
+        }
+        match &self.phase {
+            Phase::Snapshotting(_) => {
+                if let Some(message) = self.next_snapshot_message() {
+                    let is_end = matches!(message, Message::SnapshotEnd { .. });
+                    self.send(message, now);
+                    if is_end && let Some(plan) = self.plan_to_continue() {
+                        self.begin_attempt(plan);
+                    }
+                }
+            }
+            Phase::Watching(_) => self.deliver_watched(now),
+            Phase::Parked { needs } => {
+                self.unpark(*needs);
+                self.send_heartbeat(now);
+            }
+            Phase::Idle
+            | Phase::AwaitingStore
+            | Phase::Waiting { .. }
+            | Phase::ReadingHead
+            | Phase::Opening(_) => {}
+        }
+    }
+
+    /// When a heartbeat is due that etcd does not cause.
+    pub(super) fn heartbeat_due(&self) -> Option<Time> {
+        let session = self.session.as_ref().filter(|session| session.can_send())?;
+        let is_ours = match &self.phase {
+            Phase::Watching(watching) => watching.needs_heartbeats(),
+            Phase::Parked { .. } => true,
+            Phase::Idle
+            | Phase::AwaitingStore
+            | Phase::Waiting { .. }
+            | Phase::ReadingHead
+            | Phase::Opening(_)
+            | Phase::Snapshotting(_) => false,
+        };
+        is_ours.then(|| session.sent_at + self.settings.progress_interval)
+    }
+
+    /// Whether events wait that the subscriber does not take.
+    pub(super) fn is_blocked(&self) -> bool {
+        let Some(session) = &self.session else {
+            return false;
+        };
+        let is_shut = |needs| self.window().is_some_and(|window| !window.admits(needs));
+        matches!(session.opening, Opening::Sent)
+            && self
+                .assembler
+                .next_needs()
+                .is_some_and(|needs| session.room == OutboxRoom::None || is_shut(needs))
+    }
+
+    /// `None`: there is no limit.
+    pub(super) fn window(&self) -> Option<Window> {
+        let limit = u64::from(self.session.as_ref()?.request.max_unacked_events?);
+        let unacked = self.ledger.unacked_events();
+        Some(Window {
+            free: limit.saturating_sub(unacked),
+            untouched: unacked == 0,
+        })
+    }
+
+    fn deliver_watched(&mut self, now: Time) {
+        let window = self.window();
+        if let Some(batch) = self.assembler.next_batch(window) {
+            if !batch.partial {
+                self.note_delivered(&batch);
+            }
+            let message = Message::Events {
+                revision: batch.revision,
+                events: batch.events,
+                partial: batch.partial,
+            };
+            return self.send(message, now);
+        }
+        if self.assembler.is_idle()
+            && let Phase::Watching(watching) = &mut self.phase
+            && let Some(bookmark) = watching.bookmark.take()
+            && Some(bookmark) >= self.ledger.delivered()
+        {
+            self.progressed(bookmark);
+            return self.send(Message::Progress(bookmark), now);
+        }
+        self.send_heartbeat(now);
+    }
+
+    fn send_heartbeat(&mut self, now: Time) {
+        if self.heartbeat_due().is_some_and(|at| at <= now)
+            && let Some(delivered) = self.ledger.delivered()
+        {
+            self.send(Message::Progress(delivered), now);
+        }
+    }
+
+    /// Enters every revision of a batch that completes its last one.
+    fn note_delivered(&mut self, batch: &Batch<E>) {
+        let mut sent_before = batch.sent_before;
+        for revision in batch
+            .events
+            .chunk_by(|a, b| a.mod_revision() == b.mod_revision())
+        {
+            if let Some(last) = revision.last() {
+                let events = revision.len() as u64 + std::mem::take(&mut sent_before);
+                self.enter(last.mod_revision(), events, fingerprint(last));
+            }
+        }
+        if batch.events.is_empty() {
+            self.enter(batch.revision, sent_before, None);
+        }
+    }
+
+    fn enter(&mut self, revision: Revision, events: u64, fingerprint: Option<Fingerprint>) {
+        self.ledger.deliver(revision, events, fingerprint);
+    }
+
+    fn send(&mut self, message: Message<E, K>, now: Time) {
+        if let Some(session) = &mut self.session {
+            session.sent_at = now;
+            self.commands
+                .push_back(Command::Deliver(session.id, message));
+        }
+    }
+}

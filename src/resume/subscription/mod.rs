@@ -1,0 +1,290 @@
+//! The state machine of one subscription.
+//!
+//! `handle` takes in what happened, `next_command` hands out what to do,
+//! `poll_timeout` says when to ask again although nothing happened. The parts:
+//!
+//! - `session`: how a stream begins, opens and ends
+//! - `acks`: how the checkpoint moves and becomes durable
+//! - `opening`: how an attempt on etcd begins and fails, and what its guard means
+//! - `watching`: what a running watch says, and what its silence means
+//! - `snapshot`: the state of the range, when there is no history to resume
+//! - `delivery`: what may be sent now
+//!
+//! Invariants: the checkpoint never passes what was delivered and acknowledged
+//! but by idle advance, and never falls but by `resume_after` or a replaced
+//! history; a message is sent only while its session is the current one; an
+//! input of another attempt than the current one changes nothing.
+
+mod acks;
+mod delivery;
+mod opening;
+mod session;
+mod snapshot;
+mod watching;
+
+use std::collections::VecDeque;
+
+use self::{
+    acks::Writes, opening::Plan, session::Session, snapshot::Snapshotting, watching::Watching,
+};
+use super::{
+    AckRefusal, Attempt, Command, Input, Item, Record, Revision, SessionId, Settings, StreamState,
+    Time, backoff::Backoff, batch::Assembler, history::Suspicion, input::Upstream, ledger::Ledger,
+};
+
+/// One subscription: feed it inputs, run the commands it hands out.
+#[derive(Debug)]
+pub struct Subscription<E, K> {
+    settings: Settings,
+    writes: Writes,
+    ledger: Ledger,
+    /// The newest cluster_id and raft_term that a linearizable answer carried
+    /// in this session.
+    seen: Seen,
+    suspicion: Suspicion,
+    session: Option<Session>,
+    /// The last session, live or ended; `None`: none since the start.
+    last_session: Option<SessionId>,
+    /// What was delivered belongs to a history that is gone.
+    history_lost: bool,
+    draining: bool,
+    phase: Phase<K>,
+    assembler: Assembler<E>,
+    attempt: Attempt,
+    backoff: Backoff,
+    /// The member that served the last attempt failed it.
+    avoid_last_member: bool,
+    /// How many stalls there were since etcd last said anything.
+    stalls: u32,
+    commands: VecDeque<Command<E, K>>,
+}
+
+/// What is being done for the session.
+#[derive(Debug)]
+enum Phase<K> {
+    /// Nothing: there is no live session.
+    Idle,
+    /// The session begins once the writes of the last one are done.
+    AwaitingStore,
+    /// Another attempt begins at `at`.
+    Waiting { at: Time, plan: Plan },
+    /// etcd's newest revision is being read.
+    ReadingHead,
+    /// A watch is being created.
+    Opening(opening::Base),
+    /// A watch is running.
+    Watching(Watching),
+    /// The subscriber is slow: no watch is held for it.
+    Parked {
+        /// How many events must fit into its window before one is opened.
+        needs: u64,
+    },
+    /// A snapshot is being read.
+    Snapshotting(Snapshotting<K>),
+}
+
+/// Which cluster answered.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    cluster_id: u64,
+    raft_term: u64,
+}
+
+impl<E: Item, K: Item> Subscription<E, K> {
+    /// A subscription as stored; `None`: a new one. The same `seed` gives the
+    /// same jitter.
+    pub fn new(record: Option<Record>, settings: Settings, seed: u64) -> Self {
+        Self {
+            settings,
+            writes: Writes::new(record),
+            ledger: Ledger::default(),
+            seen: Seen::default(),
+            suspicion: Suspicion::default(),
+            session: None,
+            last_session: None,
+            history_lost: false,
+            draining: false,
+            phase: Phase::Idle,
+            assembler: Assembler::new(None),
+            attempt: Attempt::default(),
+            backoff: Backoff::new(seed),
+            avoid_last_member: false,
+            stalls: 0,
+            commands: VecDeque::new(),
+        }
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle(&mut self, input: Input<E, K>, now: Time) {
+        match input {
+            Input::Subscribe { session, request } => self.subscribe(session, request, now),
+            Input::SessionClosed(session) => {
+                if self.is_current(session) {
+                    self.leave();
+                }
+            }
+            Input::Outbox(id, room) => {
+                if let Some(session) = self.session.as_mut().filter(|session| session.id == id) {
+                    session.room = room;
+                }
+            }
+            Input::Handed(session, revision) => {
+                if self.is_current(session) {
+                    self.handed(revision);
+                }
+            }
+            Input::Ack {
+                ack,
+                session,
+                revision,
+            } => self.ack(ack, session, revision),
+            Input::Drain => self.drain(),
+            Input::Upstream(attempt, said) => {
+                if attempt == self.attempt {
+                    self.upstream(said, now);
+                }
+            }
+            Input::Probe(sample) => {
+                if let Phase::Watching(watching) = &mut self.phase {
+                    watching.delay_rule.sample(sample, now);
+                }
+            }
+            Input::Persisted(outcome) => self.persisted(outcome),
+        }
+        self.check_invariants();
+    }
+
+    /// The next thing to do. Call it until `None` after every `handle`, and
+    /// when `poll_timeout` has passed. After a `Deliver`, feed in the outbox's
+    /// room before the next call.
+    pub fn next_command(&mut self, now: Time) -> Option<Command<E, K>> {
+        if self.commands.is_empty() {
+            self.act(now);
+        }
+        let command = self.commands.pop_front();
+        self.check_invariants();
+        command
+    }
+
+    /// When to call `next_command` again although nothing happened.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let waiting = match &self.phase {
+            Phase::Waiting { at, .. } => Some(*at),
+            Phase::Watching(watching) => self.watching_timeout(watching),
+            Phase::Idle
+            | Phase::AwaitingStore
+            | Phase::ReadingHead
+            | Phase::Opening(_)
+            | Phase::Parked { .. }
+            | Phase::Snapshotting(_) => None,
+        };
+        [waiting, self.heartbeat_due()].into_iter().flatten().min()
+    }
+
+    /// Whether to read more of what etcd says. `false` while what it said
+    /// before waits to be delivered.
+    pub fn wants_upstream(&self) -> bool {
+        match &self.phase {
+            Phase::Watching(_) => self.assembler.next_needs().is_none(),
+            Phase::Snapshotting(snapshot) => !snapshot.is_waiting(),
+            Phase::ReadingHead | Phase::Opening(_) => true,
+            Phase::Idle | Phase::AwaitingStore | Phase::Waiting { .. } | Phase::Parked { .. } => {
+                false
+            }
+        }
+    }
+
+    /// The durable record; `None`: nothing is stored yet.
+    pub const fn record(&self) -> Option<&Record> {
+        self.writes.durable()
+    }
+
+    /// The live session.
+    pub fn session(&self) -> Option<SessionId> {
+        self.session.as_ref().map(|session| session.id)
+    }
+
+    /// What the live session was last told of its state.
+    pub fn stream_state(&self) -> Option<StreamState> {
+        self.session.as_ref().and_then(|session| session.told)
+    }
+
+    /// Everything in range up to here was delivered by the last session.
+    pub const fn delivered(&self) -> Option<Revision> {
+        self.ledger.delivered()
+    }
+
+    /// How many delivered events are not acknowledged.
+    pub const fn unacked_events(&self) -> u64 {
+        self.ledger.unacked_events()
+    }
+
+    /// Whether anything delivered, events or a snapshot, could still be acknowledged.
+    pub fn has_unacked(&self) -> bool {
+        self.ledger.has_unacked()
+    }
+
+    /// One thing that time or room has made possible, if any: it is found as a
+    /// command in the queue.
+    fn act(&mut self, now: Time) {
+        self.write();
+        if self.session.is_none() || !self.commands.is_empty() {
+            return;
+        }
+        self.open_session(now);
+        if let Phase::Waiting { at, plan } = self.phase
+            && at <= now
+        {
+            self.begin_attempt(plan);
+        }
+        if matches!(self.phase, Phase::Watching(_)) {
+            self.watch_time(now);
+        }
+        if self.commands.is_empty() {
+            self.deliver(now);
+        }
+    }
+
+    fn upstream(&mut self, said: Upstream<E, K>, now: Time) {
+        match said {
+            Upstream::WatchOpened(opened) => self.watch_opened(&opened, now),
+            Upstream::Events { events, fragment } => self.events(events, fragment, now),
+            Upstream::Bookmark(revision) => self.bookmark(revision, now),
+            Upstream::Compacted { .. } => self.watch_compacted(now),
+            Upstream::Head(header) => self.head_read(header),
+            Upstream::SnapshotBegun(header) => self.snapshot_begun(header),
+            Upstream::SnapshotPage(kvs) => self.snapshot_page(kvs),
+            Upstream::SnapshotEnded => self.snapshot_ended(),
+            Upstream::SnapshotCompacted { compact_revision } => {
+                self.snapshot_compacted(compact_revision, now);
+            }
+            Upstream::Lost => self.lost(now),
+            Upstream::Refused(refusal) => self.end(super::EndReason::Refused(refusal)),
+        }
+    }
+
+    fn is_current(&self, session: SessionId) -> bool {
+        self.session() == Some(session)
+    }
+
+    fn check_invariants(&self) {
+        debug_assert!(self.ledger.is_ordered());
+        debug_assert!(self.session.is_some() || matches!(self.phase, Phase::Idle));
+        if let Some(record) = self.writes.current() {
+            debug_assert!(record.assumed.is_none() || record.assumed > record.checkpoint);
+            debug_assert!(record.pending_snapshot.is_none() || record.checkpoint.is_none());
+        }
+    }
+
+    const fn ack_refusal_without_delivery(&self) -> AckRefusal {
+        if self.last_session.is_none() {
+            AckRefusal::NoSession
+        } else if self.history_lost {
+            AckRefusal::HistoryReplaced
+        } else {
+            AckRefusal::BeyondDelivered {
+                delivered: self.ledger.delivered(),
+            }
+        }
+    }
+}

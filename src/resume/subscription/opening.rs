@@ -1,0 +1,357 @@
+//! How an attempt on etcd begins and fails, and what its guard means.
+
+use super::{
+    Phase, Seen, Subscription, session::Opened, snapshot::Snapshotting, watching::Watching,
+};
+use crate::resume::{
+    AckRefusal, Command, EndReason, Fingerprint, Guard, Header, History, IdleProof, Item, Proof,
+    Revision, Selection, SnapshotReason, StreamState, Time, WatchOpened,
+    batch::Assembler,
+    history::{Suspicion, Verdict, judge},
+    ledger::Ledger,
+};
+
+/// What an attempt is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Plan {
+    /// Read etcd's newest revision, then watch from there.
+    Head,
+    /// Watch from right after a position.
+    Watch(Base),
+    /// Read the range, then watch from right after its revision.
+    Snapshot {
+        reason: SnapshotReason,
+        compact_revision: Option<Revision>,
+    },
+}
+
+/// A position to watch from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Base {
+    /// The watch starts right after it.
+    pub(super) revision: Revision,
+    pub(super) source: Source,
+}
+
+/// Where a position comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The stored checkpoint.
+    Checkpoint,
+    /// The stored assumption of the delay rule.
+    Assumed,
+    /// The subscriber's request.
+    ResumeAfter,
+    /// etcd's newest revision when the subscription began.
+    Head,
+    /// What this session delivered.
+    Delivered,
+}
+
+impl<E: Item, K: Item> Subscription<E, K> {
+    /// Ends the current attempt, if any, and begins another.
+    pub(super) fn begin_attempt(&mut self, plan: Plan) {
+        self.attempt.0 += 1;
+        let attempt = self.attempt;
+        match plan {
+            Plan::Head => {
+                self.phase = Phase::ReadingHead;
+                self.commands.push_back(Command::ReadHead(attempt));
+            }
+            Plan::Watch(base) => {
+                let Some(key) = self.guarded_key(base) else {
+                    return;
+                };
+                self.phase = Phase::Opening(base);
+                self.commands.push_back(Command::OpenWatch {
+                    attempt,
+                    guard: Guard {
+                        revision: base.revision,
+                        key,
+                    },
+                    avoid_last_member: self.avoid_last_member,
+                });
+            }
+            Plan::Snapshot {
+                reason,
+                compact_revision,
+            } => {
+                self.phase = Phase::Snapshotting(Snapshotting::new(reason, compact_revision));
+                self.commands.push_back(Command::ReadSnapshot(attempt));
+            }
+        }
+    }
+
+    /// Ends the current attempt and begins another at `at`.
+    pub(super) fn wait(&mut self, plan: Plan, at: Time) {
+        self.attempt.0 += 1;
+        self.assembler.restart();
+        self.phase = Phase::Waiting { at, plan };
+        self.commands.push_back(Command::CloseUpstream);
+    }
+
+    /// Goes on from what this session delivered.
+    pub(super) fn plan_to_continue(&self) -> Option<Plan> {
+        self.ledger.delivered().map(|revision| {
+            Plan::Watch(Base {
+                revision,
+                source: Source::Delivered,
+            })
+        })
+    }
+
+    /// The attempt failed; it may succeed later.
+    pub(super) fn lost(&mut self, now: Time) {
+        let plan = match &self.phase {
+            Phase::ReadingHead => Some(Plan::Head),
+            Phase::Opening(base) => Some(Plan::Watch(*base)),
+            Phase::Watching(_) => self.plan_to_continue(),
+            Phase::Snapshotting(snapshot) => Some(snapshot.plan()),
+            Phase::Idle | Phase::AwaitingStore | Phase::Waiting { .. } | Phase::Parked { .. } => {
+                None
+            }
+        };
+        let Some(plan) = plan else {
+            return;
+        };
+        let Some(plan) = self.open_without_etcd(plan) else {
+            return self.end(EndReason::UpstreamUnavailable);
+        };
+        self.set_state(StreamState::UpstreamLost);
+        self.avoid_last_member = true;
+        let at = now + self.backoff.next_delay();
+        self.wait(plan, at);
+    }
+
+    /// etcd is away before the stream was opened: it opens at what the store
+    /// says. `None`: the store says nothing.
+    fn open_without_etcd(&mut self, plan: Plan) -> Option<Plan> {
+        if self.is_open() {
+            return Some(plan);
+        }
+        let plan = match plan {
+            Plan::Head => return None,
+            Plan::Watch(base) => match base.source {
+                Source::ResumeAfter => return None,
+                // Whether the assumption is needed is not known yet.
+                Source::Assumed => Plan::Watch(Base {
+                    revision: self.ledger.delivered()?,
+                    source: Source::Checkpoint,
+                }),
+                Source::Checkpoint | Source::Head | Source::Delivered => plan,
+            },
+            Plan::Snapshot { .. } => plan,
+        };
+        let opened = match plan {
+            Plan::Watch(base) => self.opened_at(base),
+            Plan::Head | Plan::Snapshot { .. } => Opened::BEFORE_SNAPSHOT,
+        };
+        self.set_opened(opened);
+        Some(plan)
+    }
+
+    pub(super) fn head_read(&mut self, header: Header) {
+        if !matches!(self.phase, Phase::ReadingHead) {
+            return;
+        }
+        let Some(mut record) = self.writes.current().cloned() else {
+            return;
+        };
+        self.see(header);
+        record.checkpoint = Some(header.revision);
+        record.proof = Proof::Acked;
+        record.history = History {
+            cluster_id: self.seen.cluster_id,
+            raft_term: self.seen.raft_term,
+            fingerprint: None,
+        };
+        self.writes.want(record);
+        self.ledger = Ledger::new(Some(header.revision), None);
+        self.begin_attempt(Plan::Watch(Base {
+            revision: header.revision,
+            source: Source::Head,
+        }));
+    }
+
+    pub(super) fn watch_opened(&mut self, opened: &WatchOpened, now: Time) {
+        let Phase::Opening(base) = self.phase else {
+            return;
+        };
+        let Some(selection) = self.selection() else {
+            return;
+        };
+        let known = History {
+            cluster_id: self.seen.cluster_id,
+            raft_term: self.seen.raft_term,
+            fingerprint: self.fingerprint_of(base),
+        };
+        match judge(&opened.guard, &known, selection) {
+            Verdict::Intact(header) => self.resume(base, opened, header, now),
+            Verdict::Compacted(compact_revision) => {
+                self.suspicion.clear();
+                match self.assumed_instead_of(base) {
+                    Some(assumed) => self.begin_attempt(Plan::Watch(assumed)),
+                    None => self.resync(SnapshotReason::Compacted, compact_revision),
+                }
+            }
+            // An event that the delay rule did not see changed the key.
+            Verdict::Replaced if base.source == Source::Assumed => {
+                self.resync(SnapshotReason::Compacted, None);
+            }
+            Verdict::Replaced => self.replaced(base),
+            Verdict::Behind if self.suspicion.confirm(now) => self.replaced(base),
+            Verdict::Behind => {
+                self.avoid_last_member = true;
+                self.wait(Plan::Watch(base), now + Suspicion::REPEAT_AFTER);
+            }
+        }
+    }
+
+    fn resume(&mut self, base: Base, opened: &WatchOpened, header: Header, now: Time) {
+        self.suspicion.clear();
+        self.see(header);
+        self.avoid_last_member = false;
+        self.set_opened(self.opened_at(base));
+        match base.source {
+            Source::Delivered => {}
+            Source::Checkpoint | Source::Head => {
+                self.assembler = Assembler::new(Some(base.revision));
+            }
+            Source::Assumed => self.start_at(base.revision),
+            Source::ResumeAfter => {
+                self.accept_resume_after(base);
+                self.start_at(base.revision);
+            }
+        }
+        self.set_state(StreamState::CatchingUp);
+        self.phase = Phase::Watching(Watching::new(opened, header.revision, now, &self.settings));
+    }
+
+    fn start_at(&mut self, revision: Revision) {
+        let fingerprint = self
+            .writes
+            .current()
+            .filter(|record| record.checkpoint == Some(revision))
+            .and_then(|record| record.history.fingerprint.clone());
+        self.ledger = Ledger::new(Some(revision), fingerprint);
+        self.assembler = Assembler::new(Some(revision));
+    }
+
+    /// The subscriber's own position becomes the checkpoint, backwards too.
+    fn accept_resume_after(&mut self, base: Base) {
+        let fingerprint = self.fingerprint_of(base);
+        if let Some(mut record) = self.writes.current().cloned()
+            && record.checkpoint != Some(base.revision)
+        {
+            record.checkpoint = Some(base.revision);
+            record.proof = Proof::Acked;
+            record.assumed = None;
+            record.pending_snapshot = None;
+            record.history = History {
+                cluster_id: self.seen.cluster_id,
+                raft_term: self.seen.raft_term,
+                fingerprint,
+            };
+            self.writes.want(record);
+        }
+    }
+
+    /// The delay rule's position, if it may replace a snapshot here.
+    fn assumed_instead_of(&self, base: Base) -> Option<Base> {
+        let may = base.source == Source::Checkpoint
+            && !self.is_open()
+            && self.settings.idle_proof != IdleProof::Progress;
+        let assumed = self.writes.current()?.assumed?;
+        may.then_some(Base {
+            revision: assumed,
+            source: Source::Assumed,
+        })
+    }
+
+    /// etcd's history is another one. A live stream ends; a stream that has
+    /// not begun begins with a snapshot.
+    fn replaced(&mut self, base: Base) {
+        self.suspicion.clear();
+        // A position that the subscriber brought says nothing about ours.
+        if base.source != Source::ResumeAfter {
+            self.forget_history();
+        }
+        if self.is_open() {
+            self.history_lost = true;
+            self.end(EndReason::HistoryReplaced);
+        } else {
+            self.resync(SnapshotReason::HistoryReplaced, None);
+        }
+    }
+
+    /// The checkpoint means nothing any more; the next stream is told why.
+    pub(super) fn forget_history(&mut self) {
+        self.fail_acks(&AckRefusal::HistoryReplaced);
+        self.ledger = Ledger::default();
+        self.seen = Seen::default();
+        if let Some(mut record) = self.writes.current().cloned() {
+            record.checkpoint = None;
+            record.proof = Proof::Fresh;
+            record.assumed = None;
+            record.pending_snapshot = Some(SnapshotReason::HistoryReplaced);
+            record.history = History {
+                cluster_id: 0,
+                raft_term: 0,
+                fingerprint: None,
+            };
+            self.writes.want(record);
+        }
+    }
+
+    /// Notes which cluster gave a linearizable answer.
+    pub(super) fn see(&mut self, header: Header) {
+        if header.cluster_id != 0 {
+            self.seen.cluster_id = header.cluster_id;
+        }
+        self.seen.raft_term = self.seen.raft_term.max(header.raft_term);
+    }
+
+    pub(super) fn selection(&self) -> Option<&Selection> {
+        self.writes.current().map(|record| &record.selection)
+    }
+
+    fn opened_at(&self, base: Base) -> Opened {
+        let proof = match base.source {
+            Source::Assumed => Proof::Delay,
+            Source::Head => Proof::Fresh,
+            Source::ResumeAfter => Proof::Acked,
+            Source::Checkpoint | Source::Delivered => self
+                .writes
+                .current()
+                .map_or(Proof::Fresh, |record| record.proof),
+        };
+        Opened {
+            checkpoint: Some(base.revision),
+            resumed: base.source != Source::Head,
+            proof,
+        }
+    }
+
+    /// What is known of the last event at or below the position.
+    fn fingerprint_of(&self, base: Base) -> Option<Fingerprint> {
+        match base.source {
+            Source::Checkpoint | Source::Assumed | Source::Delivered => {
+                self.ledger.fingerprint_at(base.revision)
+            }
+            Source::ResumeAfter => self
+                .writes
+                .current()
+                .filter(|record| record.checkpoint == Some(base.revision))
+                .and_then(|record| record.history.fingerprint.clone()),
+            Source::Head => None,
+        }
+    }
+
+    fn guarded_key(&self, base: Base) -> Option<bytes::Bytes> {
+        let selection = self.selection()?;
+        Some(
+            self.fingerprint_of(base)
+                .map_or_else(|| selection.range.key().clone(), |known| known.key),
+        )
+    }
+}

@@ -1,0 +1,227 @@
+//! How a stream begins, opens and ends.
+
+use super::{
+    Phase, Seen, Subscription,
+    opening::{Base, Plan, Source},
+};
+use crate::resume::{
+    Command, EndReason, Item, Message, OnCompaction, OutboxRoom, Proof, Record, Revision,
+    SessionId, SessionRequest, SnapshotReason, Start, StreamState, Time, batch::Assembler,
+    ledger::Ledger,
+};
+
+/// A live stream.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) request: SessionRequest,
+    pub(super) opening: Opening,
+    pub(super) room: OutboxRoom,
+    /// The state to tell next, unless it was told last.
+    pub(super) state: Option<StreamState>,
+    pub(super) told: Option<StreamState>,
+    pub(super) sent_at: Time,
+}
+
+/// The `opened` message of a stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Opening {
+    /// Not known yet.
+    Unknown,
+    /// To be sent once the store holds what it says.
+    Ready(Opened),
+    /// Sent.
+    Sent,
+}
+
+/// What `opened` says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opened {
+    pub(super) checkpoint: Option<Revision>,
+    pub(super) resumed: bool,
+    pub(super) proof: Proof,
+}
+
+impl Session {
+    /// Whether a message may be sent: the stream is opened and has room.
+    pub(super) fn can_send(&self) -> bool {
+        matches!(self.opening, Opening::Sent) && self.room != OutboxRoom::None
+    }
+}
+
+impl Opened {
+    /// A snapshot follows.
+    pub(super) const BEFORE_SNAPSHOT: Self = Self {
+        checkpoint: None,
+        resumed: false,
+        proof: Proof::Fresh,
+    };
+}
+
+impl<E: Item, K: Item> Subscription<E, K> {
+    pub(super) fn subscribe(&mut self, id: SessionId, request: SessionRequest, now: Time) {
+        if self.draining {
+            return self.refuse(id, EndReason::Draining);
+        }
+        if self
+            .writes
+            .current()
+            .is_some_and(|record| record.selection != request.selection)
+        {
+            return self.refuse(id, EndReason::RangeMismatch);
+        }
+        self.end(EndReason::Superseded);
+        self.session = Some(Session {
+            id,
+            request,
+            opening: Opening::Unknown,
+            room: OutboxRoom::Empty,
+            state: None,
+            told: None,
+            sent_at: now,
+        });
+        self.last_session = Some(id);
+        self.phase = Phase::AwaitingStore;
+        self.store_is_idle();
+    }
+
+    /// Begins the session that waits for it, if no write is under way: its
+    /// position is what is durable.
+    pub(super) fn store_is_idle(&mut self) {
+        if matches!(self.phase, Phase::AwaitingStore) && self.writes.are_done() {
+            self.begin();
+        }
+    }
+
+    fn begin(&mut self) {
+        let Some(session) = &self.session else {
+            return;
+        };
+        let request = session.request.clone();
+        let record = self.writes.current().cloned();
+        let record = record.unwrap_or_else(|| Record::new(request.selection.clone()));
+        self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
+        self.seen = Seen {
+            cluster_id: record.history.cluster_id,
+            raft_term: record.history.raft_term,
+        };
+        self.suspicion.clear();
+        self.backoff.reset();
+        self.history_lost = false;
+        self.avoid_last_member = false;
+        self.stalls = 0;
+        self.writes.want(record.clone());
+
+        if let Some(revision) = request.resume_after {
+            return self.begin_attempt(Plan::Watch(Base {
+                revision,
+                source: Source::ResumeAfter,
+            }));
+        }
+        match (record.pending_snapshot, record.checkpoint, request.start) {
+            (Some(reason), ..) => self.resync(reason, None),
+            (None, Some(revision), _) => self.begin_attempt(Plan::Watch(Base {
+                revision,
+                source: Source::Checkpoint,
+            })),
+            (None, None, Start::Latest) => self.begin_attempt(Plan::Head),
+            (None, None, Start::Snapshot) => self.begin_attempt(Plan::Snapshot {
+                reason: SnapshotReason::First,
+                compact_revision: None,
+            }),
+        }
+    }
+
+    /// The history after the position is lost: a snapshot, or the end of the
+    /// stream, as the subscriber chose.
+    pub(super) fn resync(&mut self, reason: SnapshotReason, compact_revision: Option<Revision>) {
+        let fails = self
+            .session
+            .as_ref()
+            .is_some_and(|session| session.request.on_compaction == OnCompaction::Fail);
+        match (fails, reason) {
+            (true, SnapshotReason::Compacted) => {
+                let checkpoint = self.writes.current().and_then(|record| record.checkpoint);
+                self.end(EndReason::Compacted {
+                    checkpoint,
+                    compact_revision,
+                });
+            }
+            (true, SnapshotReason::HistoryReplaced) => self.end(EndReason::HistoryReplaced),
+            (_, reason) => self.begin_attempt(Plan::Snapshot {
+                reason,
+                compact_revision,
+            }),
+        }
+    }
+
+    /// What `opened` will say is known.
+    pub(super) fn set_opened(&mut self, opened: Opened) {
+        if let Some(session) = &mut self.session
+            && matches!(session.opening, Opening::Unknown)
+        {
+            session.opening = Opening::Ready(opened);
+        }
+    }
+
+    /// Sends `opened` once everything it says is durable.
+    pub(super) fn open_session(&mut self, now: Time) {
+        if let Some(session) = &mut self.session
+            && let Opening::Ready(opened) = session.opening
+            && self.writes.are_done()
+        {
+            session.opening = Opening::Sent;
+            session.sent_at = now;
+            self.commands.push_back(Command::Deliver(
+                session.id,
+                Message::Opened {
+                    checkpoint: opened.checkpoint,
+                    resumed: opened.resumed,
+                    proof: opened.proof,
+                    cluster_id: self.seen.cluster_id,
+                },
+            ));
+        }
+    }
+
+    /// Whether the subscriber was told, or is about to be told, where its
+    /// stream begins.
+    pub(super) fn is_open(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| !matches!(session.opening, Opening::Unknown))
+    }
+
+    /// The state changes; the subscriber is told as soon as it reads.
+    pub(super) fn set_state(&mut self, state: StreamState) {
+        if let Some(session) = &mut self.session {
+            session.state = Some(state);
+        }
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        self.end(EndReason::Draining);
+    }
+
+    /// Ends the live stream, if there is one.
+    pub(super) fn end(&mut self, reason: EndReason) {
+        if let Some(id) = self.session() {
+            self.commands.push_back(Command::EndSession(id, reason));
+            self.leave();
+        }
+    }
+
+    /// The live stream is gone. What it delivered can still be acknowledged.
+    pub(super) fn leave(&mut self) {
+        self.session = None;
+        self.attempt.0 += 1;
+        self.phase = Phase::Idle;
+        self.assembler = Assembler::new(None);
+        self.commands.push_back(Command::CloseUpstream);
+    }
+
+    fn refuse(&mut self, id: SessionId, reason: EndReason) {
+        self.commands.push_back(Command::EndSession(id, reason));
+    }
+}

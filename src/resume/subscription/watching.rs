@@ -1,0 +1,326 @@
+//! What a running watch says, and what its silence means.
+
+use super::{Phase, Subscription};
+use crate::resume::{
+    Command, Fingerprint, IdleProof, Item, OutboxRoom, Proof, Revision, Settings, StreamState,
+    Time, WatchOpened, idle::DelayRule,
+};
+
+/// How long a subscriber may leave events waiting before its watch is closed
+/// and its history left to etcd.
+const PARK_AFTER: Time = Time::from_secs(1);
+/// The first repetition of a progress request that a watch still catching up
+/// leaves unanswered; each further one waits twice as long.
+const ASK_AGAIN_AFTER: Time = Time::from_millis(200);
+/// By how much repeated stalls lengthen `stall_timeout`, at most: a sparse and
+/// deep backlog looks like a stall.
+const STALL_FACTOR_MAX: u32 = 16;
+/// Where a member can't tell that a watch has caught up: silence of this long,
+/// and this much more for every revision it had to read, is taken for it. etcd
+/// reads 4,600 revisions a second when it is slow.
+const CAUGHT_UP_AFTER: Time = Time::from_secs(1);
+const CAUGHT_UP_AFTER_PER_REVISION: Time = Time::from_micros(300);
+
+/// A watch that etcd created and whose guard held.
+#[derive(Debug)]
+pub(super) struct Watching {
+    /// Progress requests are sound on its member, and not forbidden.
+    asks: bool,
+    /// etcd's newest revision when the watch was created.
+    target: Revision,
+    pub(super) is_caught_up: bool,
+    pub(super) delay_rule: DelayRule,
+    /// The highest revision that etcd certified; told once events drained.
+    pub(super) bookmark: Option<Revision>,
+    /// When etcd last said anything.
+    heard_at: Time,
+    /// When the last event came, or the watch was created.
+    event_at: Time,
+    /// Since when a progress request is unanswered.
+    asked_at: Option<Time>,
+    ask_at: Time,
+    ask_again_after: Time,
+    /// Since when events wait that the subscriber does not take.
+    blocked_since: Option<Time>,
+}
+
+impl Watching {
+    pub(super) const fn new(
+        opened: &WatchOpened,
+        target: Revision,
+        now: Time,
+        settings: &Settings,
+    ) -> Self {
+        Self {
+            asks: opened.can_ask_progress && !matches!(settings.idle_proof, IdleProof::Delay),
+            target,
+            is_caught_up: false,
+            delay_rule: DelayRule::new(opened.member_id, now, settings.idle_lag),
+            bookmark: None,
+            heard_at: now,
+            event_at: now,
+            asked_at: None,
+            ask_at: now,
+            ask_again_after: ASK_AGAIN_AFTER,
+            blocked_since: None,
+        }
+    }
+
+    /// Whether heartbeats must come from us: etcd certifies nothing in time,
+    /// or is not being read.
+    pub(super) const fn needs_heartbeats(&self) -> bool {
+        (self.is_caught_up && !self.asks) || self.blocked_since.is_some()
+    }
+
+    fn heard(&mut self, now: Time, settings: &Settings) {
+        self.heard_at = now;
+        self.asked_at = None;
+        let quiet = if self.is_caught_up {
+            settings.progress_interval
+        } else {
+            self.ask_again_after
+        };
+        self.ask_at = now + quiet;
+    }
+
+    fn ask_due(&self) -> Option<Time> {
+        (self.asks && self.blocked_since.is_none()).then_some(self.ask_at)
+    }
+
+    fn stall_due(&self, stall_after: Time) -> Option<Time> {
+        self.asked_at
+            .filter(|_| self.blocked_since.is_none())
+            .map(|asked_at| asked_at + stall_after)
+    }
+
+    fn park_due(&self) -> Option<Time> {
+        self.blocked_since.map(|since| since + PARK_AFTER)
+    }
+
+    fn caught_up_due(&self, delivered: Revision) -> Option<Time> {
+        let behind = self.target.get().saturating_sub(delivered.get());
+        let behind = u32::try_from(behind).unwrap_or(u32::MAX);
+        (!self.is_caught_up && !self.asks).then(|| {
+            self.heard_at + CAUGHT_UP_AFTER + CAUGHT_UP_AFTER_PER_REVISION.saturating_mul(behind)
+        })
+    }
+}
+
+impl<E: Item, K: Item> Subscription<E, K> {
+    pub(super) fn events(&mut self, events: Vec<E>, fragment: bool, now: Time) {
+        let Phase::Watching(watching) = &mut self.phase else {
+            return;
+        };
+        watching.heard(now, &self.settings);
+        watching.event_at = now;
+        self.backoff.reset();
+        self.stalls = 0;
+        if let Some(first) = events.first() {
+            self.distrust_assumed(first.mod_revision());
+        }
+        self.assembler.push(events, fragment);
+    }
+
+    pub(super) fn bookmark(&mut self, revision: Revision, now: Time) {
+        let Phase::Watching(watching) = &mut self.phase else {
+            return;
+        };
+        watching.heard(now, &self.settings);
+        watching.ask_at = now + self.settings.progress_interval;
+        // A member that lags can certify less than was delivered.
+        if Some(revision) >= self.ledger.delivered() {
+            watching.bookmark = watching.bookmark.max(Some(revision));
+        }
+        self.backoff.reset();
+        self.stalls = 0;
+    }
+
+    /// etcd cancelled the watch. Whether that is a loss, the next guard tells.
+    pub(super) fn watch_compacted(&mut self, now: Time) {
+        if matches!(self.phase, Phase::Watching(_))
+            && let Some(plan) = self.plan_to_continue()
+        {
+            self.set_state(StreamState::CatchingUp);
+            let at = now + self.backoff.next_delay();
+            self.wait(plan, at);
+        }
+    }
+
+    /// Everything in range up to `revision` was delivered, etcd says.
+    pub(super) fn progressed(&mut self, revision: Revision) {
+        self.ledger.advance(revision);
+        self.assembler.advance(revision);
+        if !self.ledger.has_unacked() {
+            self.move_checkpoint(revision, Proof::Progress);
+        }
+    }
+
+    /// What the passing of time means for a running watch.
+    pub(super) fn watch_time(&mut self, now: Time) {
+        let is_blocked = self.is_blocked();
+        let is_due = |due: Option<Time>| due.is_some_and(|at| at <= now);
+        let delivered = self.ledger.delivered();
+        let is_idle = self.assembler.is_idle();
+        let stall_after = self.stall_after();
+        let Phase::Watching(watching) = &mut self.phase else {
+            return;
+        };
+        if is_blocked {
+            watching.blocked_since.get_or_insert(now);
+        } else if watching.blocked_since.take().is_some() {
+            watching.heard(now, &self.settings);
+        }
+        if is_due(watching.park_due()) {
+            return self.park();
+        }
+        if is_due(watching.stall_due(stall_after)) {
+            return self.stalled(now);
+        }
+        let reached = is_idle
+            && (delivered >= Some(watching.target)
+                || watching.bookmark >= Some(watching.target)
+                || is_due(delivered.and_then(|delivered| watching.caught_up_due(delivered))));
+        if reached && !watching.is_caught_up {
+            watching.is_caught_up = true;
+            watching.ask_at = watching.ask_at.max(now + self.settings.progress_interval);
+            self.commands.push_back(Command::CaughtUp);
+            self.set_state(StreamState::Live);
+        } else if is_due(watching.ask_due()) {
+            watching.asked_at.get_or_insert(now);
+            watching.ask_at = now
+                + if watching.is_caught_up {
+                    self.settings.progress_interval
+                } else {
+                    watching.ask_again_after
+                };
+            watching.ask_again_after =
+                (watching.ask_again_after * 2).min(self.settings.progress_interval);
+            self.commands.push_back(Command::AskProgress);
+        }
+        self.assume(now);
+    }
+
+    /// When `watch_time` has something to do.
+    pub(super) fn watching_timeout(&self, watching: &Watching) -> Option<Time> {
+        let caught_up_due = self
+            .ledger
+            .delivered()
+            .filter(|_| self.assembler.is_idle())
+            .and_then(|delivered| watching.caught_up_due(delivered));
+        let ripens_at = watching
+            .delay_rule
+            .ripens_at()
+            .filter(|_| self.may_assume());
+        [
+            watching.ask_due(),
+            watching.stall_due(self.stall_after()),
+            watching.park_due(),
+            caught_up_due,
+            ripens_at.map(|at| at.max(watching.event_at + self.settings.idle_after)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The delay rule.
+    fn assume(&mut self, now: Time) {
+        if !self.may_assume() {
+            return;
+        }
+        let Phase::Watching(watching) = &mut self.phase else {
+            return;
+        };
+        if now < watching.event_at + self.settings.idle_after {
+            return;
+        }
+        let ripe = watching.delay_rule.ripe(now);
+        if let Some(mut record) = self.writes.current().cloned()
+            && ripe > record.checkpoint.max(record.assumed)
+        {
+            record.assumed = ripe;
+            self.writes.want(record);
+        }
+    }
+
+    fn may_assume(&self) -> bool {
+        let Phase::Watching(watching) = &self.phase else {
+            return false;
+        };
+        let is_chosen = match self.settings.idle_proof {
+            IdleProof::Auto => !watching.asks,
+            IdleProof::Progress => false,
+            IdleProof::Delay => true,
+        };
+        is_chosen
+            && watching.is_caught_up
+            && self.assembler.is_idle()
+            && !self.ledger.has_unacked()
+            && self
+                .writes
+                .current()
+                .is_some_and(|record| record.checkpoint.is_some())
+    }
+
+    /// An event at or below the assumed position proves the assumption wrong.
+    fn distrust_assumed(&mut self, revision: Revision) {
+        if let Some(record) = self.writes.current()
+            && record.assumed >= Some(revision)
+        {
+            let mut record = record.clone();
+            record.assumed = None;
+            self.writes.want(record);
+        }
+    }
+
+    /// The subscriber does not take what waits: etcd's history is the buffer.
+    fn park(&mut self) {
+        let needs = self.assembler.next_needs().unwrap_or(0);
+        self.attempt.0 += 1;
+        self.assembler.restart();
+        self.phase = Phase::Parked { needs };
+        self.commands.push_back(Command::CloseUpstream);
+    }
+
+    pub(super) fn unpark(&mut self, needs: u64) {
+        let is_drained = self
+            .session
+            .as_ref()
+            .is_some_and(|session| session.room == OutboxRoom::Empty);
+        let is_open = self.window().is_none_or(|window| window.admits(needs));
+        if is_drained
+            && is_open
+            && let Some(plan) = self.plan_to_continue()
+        {
+            self.set_state(StreamState::CatchingUp);
+            self.begin_attempt(plan);
+        }
+    }
+
+    fn stall_after(&self) -> Time {
+        let factor = 1_u32.checked_shl(self.stalls).unwrap_or(STALL_FACTOR_MAX);
+        self.settings.stall_timeout * factor.min(STALL_FACTOR_MAX)
+    }
+
+    fn stalled(&mut self, now: Time) {
+        if let Some(plan) = self.plan_to_continue() {
+            self.stalls = self.stalls.saturating_add(1);
+            self.set_state(StreamState::UpstreamLost);
+            self.avoid_last_member = true;
+            let at = now + self.backoff.next_delay();
+            self.wait(plan, at);
+        }
+    }
+}
+
+/// What is remembered of an event, so that its history can be recognised.
+pub(super) fn fingerprint<I: Item>(item: &I) -> Option<Fingerprint> {
+    /// Longer keys would make records, and what is unacknowledged, too large.
+    const KEY_BYTES_MAX: usize = 1024;
+    (item.key().len() <= KEY_BYTES_MAX).then(|| Fingerprint {
+        // A copy: a slice would keep the whole message in memory.
+        key: bytes::Bytes::copy_from_slice(item.key()),
+        mod_revision: item.mod_revision(),
+        deleted: item.is_delete(),
+    })
+}
