@@ -48,6 +48,8 @@ impl DelayRule {
         if is_of_this_watch && is_spaced {
             self.green.push_back((now, sample.revision));
         }
+        // Here too: nobody may ask for what is ripe for as long as events come.
+        self.ripe(now);
     }
 
     /// The newest revision sampled at least y before `now`.
@@ -101,6 +103,16 @@ mod tests {
         behind_proxy.sample(sample(0, 110, 9), at(112));
         assert_eq!(rule.ripe(at(999)), None);
         assert_eq!(behind_proxy.ripe(at(999)), None);
+    }
+
+    #[test]
+    fn samples_that_nobody_asks_for_are_bounded_too() {
+        let mut rule = DelayRule::new(1, at(0), LAG);
+        for second in 1..=1000_u32 {
+            let asked_at = u64::from(second);
+            rule.sample(sample(1, asked_at, i64::from(second)), at(asked_at));
+        }
+        assert!(rule.green.len() <= 17, "{}", rule.green.len());
     }
 
     #[test]
