@@ -141,18 +141,14 @@ impl<E: Item> Assembler<E> {
     /// How many events must be free in the window for the next batch; `None`:
     /// there is none before more comes in.
     pub(super) fn next_needs(&self) -> Option<u64> {
-        self.front_if_ready().map(|front| match self.partial {
-            Some(_) => 0,
-            None => front.events as u64,
-        })
+        self.front_if_ready().map(|front| self.needs(&front))
     }
 
     /// The next message's worth, if it is complete and `window` admits it.
     pub(super) fn next_batch(&mut self, window: Option<Window>) -> Option<Batch<E>> {
         let front = self.front_if_ready()?;
-        // A revision that is half sent can't be acknowledged: it goes on.
-        let window = window.filter(|_| self.partial.is_none());
-        if window.is_some_and(|window| !window.admits(front.events as u64)) {
+        let needs = self.needs(&front);
+        if window.is_some_and(|window| !window.admits(needs)) {
             return None;
         }
         if self.partial.is_some() || front.bytes > MESSAGE_BYTES_MAX {
@@ -166,6 +162,19 @@ impl<E: Item> Assembler<E> {
             partial: false,
             sent_before: 0,
         })
+    }
+
+    /// How many events must be free in the window for the front revision.
+    const fn needs(&self, front: &Front) -> u64 {
+        if self.partial.is_some() {
+            // Half sent, it can't be acknowledged: it goes on.
+            0
+        } else if front.whole {
+            front.events as u64
+        } else {
+            // Nobody knows yet: it goes alone.
+            u64::MAX
+        }
     }
 
     /// Whether all of a revision came in that has begun to.

@@ -3,10 +3,15 @@
 //! One write is under way at a time; what changes meanwhile goes into the
 //! next. An `Ack` is answered when a write that covers it is durable.
 
-use super::{Subscription, session::Opening};
+use super::{Phase, Subscription, session::Opening};
 use crate::resume::{
     AckId, AckRefusal, Command, EndReason, Item, Proof, Record, Revision, SessionId, StoreFailed,
+    Time,
 };
+
+/// How long after a failed write an automatic acknowledgement is stored again:
+/// nobody else repeats it.
+const HAND_AGAIN_AFTER: Time = Time::from_secs(1);
 
 /// The record, as it is on disk and as it should be.
 #[derive(Debug)]
@@ -55,7 +60,12 @@ impl Writes {
         self.durable.as_ref().and_then(|record| record.checkpoint)
     }
 
-    fn current_checkpoint(&self) -> Option<Revision> {
+    /// What is acknowledged for good: on disk, and not about to fall.
+    fn settled_checkpoint(&self) -> Option<Revision> {
+        self.durable_checkpoint().min(self.current_checkpoint())
+    }
+
+    pub(super) fn current_checkpoint(&self) -> Option<Revision> {
         self.current().and_then(|record| record.checkpoint)
     }
 }
@@ -64,10 +74,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
     pub(super) fn ack(&mut self, ack: AckId, session: Option<SessionId>, revision: Revision) {
         if self.last_session.is_some() && session.is_some() && session != self.last_session {
             self.reply(ack, Err(AckRefusal::Superseded));
-        } else if let Some(durable) = self.writes.durable_checkpoint()
-            && revision <= durable
+        } else if let Some(settled) = self.writes.settled_checkpoint()
+            && revision <= settled
         {
-            self.reply(ack, Ok(durable));
+            self.reply(ack, Ok(settled));
         } else if self.ledger.delivered() < Some(revision) || self.last_session.is_none() {
             let refusal = self.ack_refusal_without_delivery();
             self.reply(ack, Err(refusal));
@@ -78,14 +88,31 @@ impl<E: Item, K: Item> Subscription<E, K> {
     }
 
     /// The transport took everything up to `revision`.
-    pub(super) fn handed(&mut self, revision: Revision) {
-        let is_auto = self
-            .session
-            .as_ref()
-            .is_some_and(|session| session.request.auto_ack);
-        if is_auto && Some(revision) <= self.ledger.delivered() {
-            self.move_checkpoint(revision, Proof::Acked);
+    pub(super) fn handed(&mut self, revision: Revision, now: Time) {
+        if Some(revision) <= self.ledger.delivered()
+            && let Some(session) = &mut self.session
+            && session.request.auto_ack
+        {
+            session.handed = session.handed.max(Some(revision));
+            session.hand_again_at = now;
+            self.hand_again(now);
         }
+    }
+
+    /// Moves the checkpoint to what was handed over, if it is not there yet.
+    pub(super) fn hand_again(&mut self, now: Time) {
+        if self.handed_again_due().is_some_and(|at| at <= now)
+            && let Some(session) = &self.session
+            && let Some(handed) = session.handed
+        {
+            self.move_checkpoint(handed, Proof::Acked);
+        }
+    }
+
+    /// When what was handed over is to be stored, if that was not possible yet.
+    pub(super) fn handed_again_due(&self) -> Option<Time> {
+        let session = self.session.as_ref()?;
+        (session.handed > self.writes.current_checkpoint()).then_some(session.hand_again_at)
     }
 
     /// Moves the checkpoint up to `revision`, which is delivered in full and
@@ -118,7 +145,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
-    pub(super) fn persisted(&mut self, outcome: Result<(), StoreFailed>) {
+    pub(super) fn persisted(&mut self, outcome: Result<(), StoreFailed>, now: Time) {
         match outcome {
             Ok(()) => {
                 debug_assert!(self.writes.in_flight.is_some(), "nothing was being written");
@@ -129,12 +156,14 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 self.writes.in_flight = None;
                 self.writes.wanted = None;
                 self.fail_acks(&AckRefusal::StoreFailed(failed.clone()));
-                if self
-                    .session
-                    .as_ref()
-                    .is_some_and(|session| matches!(session.opening, Opening::Ready(_)))
-                {
-                    self.end(EndReason::StoreFailed(failed));
+                let awaits_store = matches!(self.phase, Phase::AwaitingStore);
+                if let Some(session) = &mut self.session {
+                    session.hand_again_at = now + HAND_AGAIN_AFTER;
+                    // Before it is opened, a stream can't do without what it
+                    // writes; one that waits for the last one's writes can.
+                    if !awaits_store && !matches!(session.opening, Opening::Sent) {
+                        self.end(EndReason::StoreFailed(failed));
+                    }
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! What may be sent now.
 
-use super::{Phase, Subscription, session::Opening, watching::fingerprint};
+use super::{Phase, Subscription, watching::fingerprint};
 use crate::resume::{
-    Command, Fingerprint, Item, Message, OutboxRoom, Revision, Time,
+    Command, Fingerprint, Item, Message, Revision, Time,
     batch::{Batch, Window},
 };
 
@@ -63,11 +63,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
             return false;
         };
         let is_shut = |needs| self.window().is_some_and(|window| !window.admits(needs));
-        matches!(session.opening, Opening::Sent)
-            && self
-                .assembler
-                .next_needs()
-                .is_some_and(|needs| session.room == OutboxRoom::None || is_shut(needs))
+        self.assembler
+            .next_needs()
+            .is_some_and(|needs| !session.can_send() || is_shut(needs))
     }
 
     /// `None`: there is no limit.

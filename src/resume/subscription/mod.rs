@@ -20,6 +20,8 @@ mod delivery;
 mod opening;
 mod session;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod watching;
 
 use std::collections::VecDeque;
@@ -47,6 +49,8 @@ pub struct Subscription<E, K> {
     last_session: Option<SessionId>,
     /// What was delivered belongs to a history that is gone.
     history_lost: bool,
+    /// A whole snapshot was sent since the history was found replaced.
+    replacement_told: bool,
     draining: bool,
     phase: Phase<K>,
     assembler: Assembler<E>,
@@ -103,6 +107,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             session: None,
             last_session: None,
             history_lost: false,
+            replacement_told: false,
             draining: false,
             phase: Phase::Idle,
             assembler: Assembler::new(None),
@@ -130,7 +135,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             }
             Input::Handed(session, revision) => {
                 if self.is_current(session) {
-                    self.handed(revision);
+                    self.handed(revision, now);
                 }
             }
             Input::Ack {
@@ -149,7 +154,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
                     watching.delay_rule.sample(sample, now);
                 }
             }
-            Input::Persisted(outcome) => self.persisted(outcome),
+            Input::Persisted(outcome) => self.persisted(outcome, now),
         }
         self.check_invariants();
     }
@@ -163,6 +168,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
         let command = self.commands.pop_front();
         self.check_invariants();
+        debug_assert!(
+            command.is_some() || self.poll_timeout().is_none_or(|at| at > now),
+            "a timer that is due and does nothing would make the caller spin"
+        );
         command
     }
 
@@ -178,7 +187,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
             | Phase::Parked { .. }
             | Phase::Snapshotting(_) => None,
         };
-        [waiting, self.heartbeat_due()].into_iter().flatten().min()
+        let due = [waiting, self.heartbeat_due(), self.handed_again_due()];
+        due.into_iter().flatten().min()
     }
 
     /// Whether to read more of what etcd says. `false` while what it said
@@ -231,6 +241,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if self.session.is_none() || !self.commands.is_empty() {
             return;
         }
+        self.hand_again(now);
         self.open_session(now);
         if let Phase::Waiting { at, plan } = self.phase
             && at <= now
@@ -243,6 +254,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if self.commands.is_empty() {
             self.deliver(now);
         }
+        // Time may have moved a position without causing any other command.
+        if self.commands.is_empty() {
+            self.write();
+        }
     }
 
     fn upstream(&mut self, said: Upstream<E, K>, now: Time) {
@@ -250,9 +265,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
             Upstream::WatchOpened(opened) => self.watch_opened(&opened, now),
             Upstream::Events { events, fragment } => self.events(events, fragment, now),
             Upstream::Bookmark(revision) => self.bookmark(revision, now),
-            Upstream::Compacted { .. } => self.watch_compacted(now),
+            Upstream::Compacted { compact_revision } => {
+                self.watch_compacted(compact_revision, now);
+            }
             Upstream::Head(header) => self.head_read(header),
-            Upstream::SnapshotBegun(header) => self.snapshot_begun(header),
+            Upstream::SnapshotBegun(header) => self.snapshot_begun(header, now),
             Upstream::SnapshotPage(kvs) => self.snapshot_page(kvs),
             Upstream::SnapshotEnded => self.snapshot_ended(),
             Upstream::SnapshotCompacted { compact_revision } => {

@@ -102,6 +102,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// The attempt failed; it may succeed later.
     pub(super) fn lost(&mut self, now: Time) {
+        self.note_health(now);
         let plan = match &self.phase {
             Phase::ReadingHead => Some(Plan::Head),
             Phase::Opening(base) => Some(Plan::Watch(*base)),
@@ -187,23 +188,29 @@ impl<E: Item, K: Item> Subscription<E, K> {
         };
         match judge(&opened.guard, &known, selection) {
             Verdict::Intact(header) => self.resume(base, opened, header, now),
-            Verdict::Compacted(compact_revision) => {
-                self.suspicion.clear();
-                match self.assumed_instead_of(base) {
-                    Some(assumed) => self.begin_attempt(Plan::Watch(assumed)),
-                    None => self.resync(SnapshotReason::Compacted, compact_revision),
-                }
-            }
+            Verdict::Compacted(compact_revision) => self.compacted(base, compact_revision),
             // An event that the delay rule did not see changed the key.
             Verdict::Replaced if base.source == Source::Assumed => {
                 self.resync(SnapshotReason::Compacted, None);
             }
-            Verdict::Replaced => self.replaced(base),
-            Verdict::Behind if self.suspicion.confirm(now) => self.replaced(base),
+            Verdict::Replaced => self.replaced(base.source),
+            Verdict::Behind if self.suspicion.confirm(now) => self.replaced(base.source),
             Verdict::Behind => {
                 self.avoid_last_member = true;
                 self.wait(Plan::Watch(base), now + Suspicion::REPEAT_AFTER);
             }
+        }
+    }
+
+    /// History after the position is compacted.
+    pub(super) fn compacted(&mut self, base: Base, compact_revision: Option<Revision>) {
+        self.suspicion.clear();
+        if let Some(assumed) = self.assumed_instead_of(base) {
+            self.begin_attempt(Plan::Watch(assumed));
+        } else if base.source == Source::ResumeAfter {
+            self.resync_own(SnapshotReason::Compacted, compact_revision);
+        } else {
+            self.resync(SnapshotReason::Compacted, compact_revision);
         }
     }
 
@@ -270,12 +277,17 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// etcd's history is another one. A live stream ends; a stream that has
     /// not begun begins with a snapshot.
-    fn replaced(&mut self, base: Base) {
+    pub(super) fn replaced(&mut self, source: Source) {
         self.suspicion.clear();
-        // A position that the subscriber brought says nothing about ours.
-        if base.source != Source::ResumeAfter {
-            self.forget_history();
+        if source == Source::ResumeAfter {
+            // A position that the subscriber brought says nothing about ours,
+            // unless it takes the snapshot.
+            return self.resync_own(SnapshotReason::HistoryReplaced, None);
         }
+        self.fail_acks(&AckRefusal::HistoryReplaced);
+        self.ledger = Ledger::default();
+        self.seen = Seen::default();
+        self.forget_checkpoint(SnapshotReason::HistoryReplaced);
         if self.is_open() {
             self.history_lost = true;
             self.end(EndReason::HistoryReplaced);
@@ -284,16 +296,17 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
-    /// The checkpoint means nothing any more; the next stream is told why.
-    pub(super) fn forget_history(&mut self) {
-        self.fail_acks(&AckRefusal::HistoryReplaced);
-        self.ledger = Ledger::default();
-        self.seen = Seen::default();
+    /// The checkpoint means nothing any more; a stream that does not get as
+    /// far as to acknowledge the snapshot is followed by one that is told why.
+    pub(super) fn forget_checkpoint(&mut self, reason: SnapshotReason) {
+        if reason == SnapshotReason::HistoryReplaced {
+            self.replacement_told = false;
+        }
         if let Some(mut record) = self.writes.current().cloned() {
             record.checkpoint = None;
             record.proof = Proof::Fresh;
             record.assumed = None;
-            record.pending_snapshot = Some(SnapshotReason::HistoryReplaced);
+            record.pending_snapshot = Some(reason);
             record.history = History {
                 cluster_id: 0,
                 raft_term: 0,
@@ -311,8 +324,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.seen.raft_term = self.seen.raft_term.max(header.raft_term);
     }
 
-    pub(super) fn selection(&self) -> Option<&Selection> {
-        self.writes.current().map(|record| &record.selection)
+    /// What the live session watches.
+    fn selection(&self) -> Option<&Selection> {
+        self.session
+            .as_ref()
+            .map(|session| &session.request.selection)
     }
 
     fn opened_at(&self, base: Base) -> Opened {

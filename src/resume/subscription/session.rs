@@ -21,6 +21,9 @@ pub(super) struct Session {
     pub(super) state: Option<StreamState>,
     pub(super) told: Option<StreamState>,
     pub(super) sent_at: Time,
+    /// What the transport took, where that acknowledges it.
+    pub(super) handed: Option<Revision>,
+    pub(super) hand_again_at: Time,
 }
 
 /// The `opened` message of a stream.
@@ -79,8 +82,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
             state: None,
             told: None,
             sent_at: now,
+            handed: None,
+            hand_again_at: now,
         });
         self.last_session = Some(id);
+        // What the last session delivered is not this one's to acknowledge.
+        self.ledger = Ledger::new(self.writes.current_checkpoint(), None);
         self.phase = Phase::AwaitingStore;
         self.store_is_idle();
     }
@@ -112,7 +119,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.stalls = 0;
         self.writes.want(record.clone());
 
-        if let Some(revision) = request.resume_after {
+        if let Some(revision) = request.resume_after
+            && !self.must_tell_replacement(&record, &request)
+        {
             return self.begin_attempt(Plan::Watch(Base {
                 revision,
                 source: Source::ResumeAfter,
@@ -132,26 +141,50 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
+    /// A position that the subscriber brings may be from before the history was
+    /// replaced: no guard can tell. Who chose to fail was told by the error.
+    fn must_tell_replacement(&self, record: &Record, request: &SessionRequest) -> bool {
+        record.pending_snapshot == Some(SnapshotReason::HistoryReplaced)
+            && request.on_compaction == OnCompaction::Resync
+            && !self.replacement_told
+    }
+
     /// The history after the position is lost: a snapshot, or the end of the
     /// stream, as the subscriber chose.
     pub(super) fn resync(&mut self, reason: SnapshotReason, compact_revision: Option<Revision>) {
-        let fails = self
-            .session
-            .as_ref()
-            .is_some_and(|session| session.request.on_compaction == OnCompaction::Fail);
+        let Some(session) = &self.session else {
+            return;
+        };
+        let fails = session.request.on_compaction == OnCompaction::Fail;
         match (fails, reason) {
             (true, SnapshotReason::Compacted) => {
-                let checkpoint = self.writes.current().and_then(|record| record.checkpoint);
+                let own = session.request.resume_after.filter(|_| !self.is_open());
                 self.end(EndReason::Compacted {
-                    checkpoint,
+                    checkpoint: own.or(self.writes.current_checkpoint()),
                     compact_revision,
                 });
             }
             (true, SnapshotReason::HistoryReplaced) => self.end(EndReason::HistoryReplaced),
-            (_, reason) => self.begin_attempt(Plan::Snapshot {
-                reason,
-                compact_revision,
-            }),
+            (_, reason) => {
+                if !self.is_open() {
+                    // The stream begins with the snapshot: nothing before it
+                    // was delivered on it.
+                    self.ledger = Ledger::default();
+                }
+                self.begin_attempt(Plan::Snapshot {
+                    reason,
+                    compact_revision,
+                });
+            }
+        }
+    }
+
+    /// As `resync`, where the position was the subscriber's own: ours may lie
+    /// above it, and would skip what the subscriber says it has not processed.
+    pub(super) fn resync_own(&mut self, reason: SnapshotReason, compact: Option<Revision>) {
+        self.resync(reason, compact);
+        if self.session.is_some() {
+            self.forget_checkpoint(reason);
         }
     }
 

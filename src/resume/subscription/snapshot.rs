@@ -2,10 +2,15 @@
 
 use std::collections::VecDeque;
 
-use super::{Phase, Subscription, opening::Plan, session::Opened, watching::fingerprint};
+use super::{
+    Phase, Subscription,
+    opening::{Plan, Source},
+    session::Opened,
+    watching::fingerprint,
+};
 use crate::resume::{
     Fingerprint, Header, Item, Message, Revision, SnapshotReason, StreamState, Time,
-    batch::Assembler,
+    batch::Assembler, history::Suspicion,
 };
 
 /// Where a chunk ends, unless a single pair is larger.
@@ -95,20 +100,25 @@ impl<K: Item> Snapshotting<K> {
 }
 
 impl<E: Item, K: Item> Subscription<E, K> {
-    pub(super) fn snapshot_begun(&mut self, header: Header) {
+    pub(super) fn snapshot_begun(&mut self, header: Header, now: Time) {
         let Phase::Snapshotting(snapshot) = &mut self.phase else {
             return;
         };
-        snapshot.revision = Some(header.revision);
-        // The checkpoint of a replaced history can lie above the new one's
-        // head, where no acknowledgement could ever move it.
-        let is_overtaken = self
-            .writes
-            .current()
-            .is_some_and(|record| record.checkpoint > Some(header.revision));
-        if is_overtaken {
-            self.forget_history();
+        // Below what was delivered, it would take the subscriber backwards.
+        let position = self
+            .ledger
+            .delivered()
+            .max(self.writes.current_checkpoint());
+        if position > Some(header.revision) {
+            let plan = snapshot.plan();
+            return if self.suspicion.confirm(now) {
+                self.replaced(Source::Delivered);
+            } else {
+                self.wait(plan, now + Suspicion::REPEAT_AFTER);
+            };
         }
+        snapshot.revision = Some(header.revision);
+        self.suspicion.clear();
         self.seen.cluster_id = header.cluster_id;
         self.seen.raft_term = header.raft_term;
         self.set_opened(Opened::BEFORE_SNAPSHOT);
@@ -148,6 +158,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let message = snapshot.next_message()?;
         if let Message::SnapshotEnd { revision, .. } = message {
             let newest = snapshot.newest.take();
+            self.replacement_told |= snapshot.reason == SnapshotReason::HistoryReplaced;
             self.ledger.deliver_snapshot(revision, newest);
             self.assembler = Assembler::new(Some(revision));
             self.backoff.reset();

@@ -1,6 +1,6 @@
 //! What a running watch says, and what its silence means.
 
-use super::{Phase, Subscription};
+use super::{Phase, Subscription, opening::Plan};
 use crate::resume::{
     Command, Fingerprint, IdleProof, Item, OutboxRoom, Proof, Revision, Settings, StreamState,
     Time, WatchOpened, idle::DelayRule,
@@ -20,6 +20,8 @@ const STALL_FACTOR_MAX: u32 = 16;
 /// reads 4,600 revisions a second when it is slow.
 const CAUGHT_UP_AFTER: Time = Time::from_secs(1);
 const CAUGHT_UP_AFTER_PER_REVISION: Time = Time::from_micros(300);
+/// A watch that ran this long was healthy, though it may have been silent.
+const HEALTHY_AFTER: Time = Time::from_secs(30);
 
 /// A watch that etcd created and whose guard held.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(super) struct Watching {
     /// etcd's newest revision when the watch was created.
     target: Revision,
     pub(super) is_caught_up: bool,
+    opened_at: Time,
     pub(super) delay_rule: DelayRule,
     /// The highest revision that etcd certified; told once events drained.
     pub(super) bookmark: Option<Revision>,
@@ -55,6 +58,7 @@ impl Watching {
             asks: opened.can_ask_progress && !matches!(settings.idle_proof, IdleProof::Delay),
             target,
             is_caught_up: false,
+            opened_at: now,
             delay_rule: DelayRule::new(opened.member_id, now, settings.idle_lag),
             bookmark: None,
             heard_at: now,
@@ -115,8 +119,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         watching.event_at = now;
         self.backoff.reset();
         self.stalls = 0;
-        if let Some(first) = events.first() {
-            self.distrust_assumed(first.mod_revision());
+        let delivered = self.ledger.delivered();
+        let mut revisions = events.iter().map(Item::mod_revision);
+        if let Some(first) = revisions.find(|&revision| Some(revision) > delivered) {
+            self.distrust_assumed(first);
         }
         self.assembler.push(events, fragment);
     }
@@ -136,8 +142,16 @@ impl<E: Item, K: Item> Subscription<E, K> {
     }
 
     /// etcd cancelled the watch. Whether that is a loss, the next guard tells.
-    pub(super) fn watch_compacted(&mut self, now: Time) {
-        if matches!(self.phase, Phase::Watching(_))
+    pub(super) fn watch_compacted(&mut self, compact_revision: Revision, now: Time) {
+        if let Phase::Opening(base) = self.phase {
+            // It came before the guard's answer, and says what that will say.
+            if compact_revision > base.revision {
+                self.compacted(base, Some(compact_revision));
+            } else {
+                let at = now + self.backoff.next_delay();
+                self.wait(Plan::Watch(base), at);
+            }
+        } else if matches!(self.phase, Phase::Watching(_))
             && let Some(plan) = self.plan_to_continue()
         {
             self.set_state(StreamState::CatchingUp);
@@ -279,6 +293,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.attempt.0 += 1;
         self.assembler.restart();
         self.phase = Phase::Parked { needs };
+        self.set_state(StreamState::CatchingUp);
         self.commands.push_back(Command::CloseUpstream);
     }
 
@@ -292,8 +307,17 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && is_open
             && let Some(plan) = self.plan_to_continue()
         {
-            self.set_state(StreamState::CatchingUp);
             self.begin_attempt(plan);
+        }
+    }
+
+    /// A watch that was silent and healthy brings short delays back.
+    pub(super) fn note_health(&mut self, now: Time) {
+        if let Phase::Watching(watching) = &self.phase
+            && now >= watching.opened_at + HEALTHY_AFTER
+            && watching.asked_at.is_none()
+        {
+            self.backoff.reset();
         }
     }
 

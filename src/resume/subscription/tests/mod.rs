@@ -1,0 +1,10 @@
+//! The rules, one by one: what happens, then the exact commands and no others.
+
+mod acks;
+mod delivery;
+mod harness;
+mod idle;
+mod replaced;
+mod snapshot;
+mod store;
+mod upstream;

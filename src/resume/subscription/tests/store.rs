@@ -1,0 +1,67 @@
+//! Writes that fail, and what waits for them.
+
+use super::harness::*;
+use crate::resume::{OutboxRoom, SessionRequest, Start};
+
+#[test]
+fn a_new_subscription_that_cannot_be_stored_ends_instead_of_waiting_forever() {
+    let mut machine = Machine::new();
+    assert_eq!(
+        machine.subscribe(1),
+        ["snapshot #1", "persist 0 fresh c0 t0"]
+    );
+    assert_eq!(
+        machine.persist_fails(),
+        ["s1 end StoreFailed(StoreFailed(\"full\"))", "close",]
+    );
+    assert_eq!(machine.subscription.record(), None);
+}
+
+#[test]
+fn a_latest_start_whose_first_write_fails_ends_instead_of_waiting_forever() {
+    let mut machine = Machine::new();
+    let request = SessionRequest {
+        start: Start::Latest,
+        ..request()
+    };
+    machine.subscribe_as(1, request);
+    assert_eq!(
+        machine.persist_fails(),
+        ["s1 end StoreFailed(StoreFailed(\"full\"))", "close",]
+    );
+}
+
+#[test]
+fn a_failed_write_of_the_last_session_does_not_end_the_next_one() {
+    let mut machine = Machine::watching(100);
+    machine.says(response([put("a/1", 101)]));
+    assert_eq!(machine.ack(1, 101), ["persist 101 acked c1 t2 a/1@101"]);
+    assert_eq!(machine.subscribe(2), ["s1 end Superseded", "close"]);
+    assert_eq!(
+        machine.persist_fails(),
+        ["ack 1 store failed: full", "watch #3 after 100 guard a"]
+    );
+}
+
+#[test]
+fn an_automatic_ack_that_could_not_be_stored_is_stored_later_without_being_asked() {
+    let request = SessionRequest {
+        auto_ack: true,
+        max_unacked_events: Some(1),
+        ..request()
+    };
+    let mut machine = Machine::watching_as(102, request);
+    assert_eq!(
+        machine.says(response([put("a/1", 101), put("a/2", 102)])),
+        ["s1 events 101 [a/1@101]"]
+    );
+    assert_eq!(machine.handed(1, 101), ["persist 101 acked c1 t2 a/1@101"]);
+    assert_eq!(machine.persist_fails(), NOTHING);
+    assert_eq!(
+        machine.at_next_timer(),
+        ["close", "persist 101 acked c1 t2 a/1@101"]
+    );
+    machine.persisted();
+    assert_eq!(machine.checkpoint(), 101);
+    machine.outbox(1, OutboxRoom::Empty);
+}
