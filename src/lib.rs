@@ -2,5 +2,6 @@
 
 pub mod proto;
 pub mod resume;
+pub mod session;
 pub mod store;
 pub mod upstream;

@@ -1,0 +1,463 @@
+//! The one task that owns one subscription.
+//!
+//! It waits for whatever comes first, hands it to the state machine as an
+//! `Input`, and runs the commands that come out. It decides nothing itself.
+//! Owns what the machine's names stand for: the attempt on etcd, the streams'
+//! outboxes, the acks that wait, the write under way.
+//!
+//! Invariants: at most one attempt and one write exist at a time; a stream's
+//! first message is queued after the stream before it has ended.
+
+use std::{collections::HashMap, future, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, Sleep},
+};
+use tracing::{debug, info};
+
+use super::{
+    message::{self, Message},
+    outbox::{Outbox, Signal},
+};
+use crate::{
+    proto::watchmark::v1::{Event, KeyValue},
+    resume::{
+        AckId, AckRefusal, Attempt, ClientId, Command, EndReason, Input, OutboxRoom, ProbeSample,
+        Record, Revision, Selection, SessionId, SessionRequest, Settings, StoreFailed,
+        Subscription, Time, input::Upstream as Said,
+    },
+    store::{CheckpointStore, StoreError},
+    upstream::{CatchUpPermit, Upstream, UpstreamEvents, WatchSpec},
+};
+
+/// Acks that may wait for the disk at once; beyond it the mailbox is left
+/// unread until some are answered. Far more than any client has under way.
+const WAITING_ACKS_MAX: usize = 1024;
+
+/// A deadline that has passed is looked at again no sooner than this, so that
+/// one that stays in the past does not turn into a busy loop.
+const RETIMER_AFTER: Duration = Duration::from_millis(1);
+
+/// How pairs are shown to a subscriber; may change from session to session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rendering {
+    /// With the pair as it was before each event.
+    pub prev_kv: bool,
+    /// Without values.
+    pub keys_only: bool,
+}
+
+/// What all drivers share.
+pub(super) struct Surroundings {
+    pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) store: Arc<dyn CheckpointStore>,
+    pub(super) settings: Settings,
+    /// Where every `Time` of this process counts from.
+    pub(super) origin: Instant,
+}
+
+/// What a driver is asked to do.
+pub(super) enum Mail {
+    Subscribe(Newcomer),
+    Ack {
+        session: Option<SessionId>,
+        revision: Revision,
+        answer: oneshot::Sender<Result<Revision, AckRefusal>>,
+    },
+}
+
+/// A new stream.
+pub(super) struct Newcomer {
+    pub(super) session: SessionId,
+    pub(super) request: SessionRequest,
+    pub(super) rendering: Rendering,
+    pub(super) outbox: Outbox<Message>,
+}
+
+/// The task. Dropped in the order of its fields: when it panics, its streams
+/// end before its mailbox closes, so before another driver can begin.
+pub(super) struct Driver {
+    client_id: ClientId,
+    surroundings: Arc<Surroundings>,
+    machine: Subscription<Event, KeyValue>,
+    /// One stream; two only while a newcomer is being decided about, newest last.
+    streams: Vec<Newcomer>,
+    attempt: Option<Running>,
+    /// The member that served the newest watch.
+    last_member: Option<u64>,
+    write: Option<oneshot::Receiver<Result<(), StoreError>>>,
+    answers_by_ack: HashMap<AckId, oneshot::Sender<Result<Revision, AckRefusal>>>,
+    next_ack: AckId,
+    probe: watch::Receiver<Vec<ProbeSample>>,
+    timer: Pin<Box<Sleep>>,
+    draining: watch::Receiver<bool>,
+    is_draining: bool,
+    mailbox: mpsc::Receiver<Mail>,
+}
+
+/// A use of etcd.
+struct Running {
+    number: Attempt,
+    events: UpstreamEvents,
+    ask_progress: Option<mpsc::Sender<()>>,
+    catching_up: Option<CatchUpPermit>,
+}
+
+/// Which arm was first.
+enum Happened {
+    Written(Result<(), StoreFailed>),
+    Draining,
+    Mail(Option<Mail>),
+    Stream(SessionId, Signal),
+    TimePassed,
+    Probed,
+    EtcdSaid(Attempt, Option<Said<Event, KeyValue>>),
+}
+
+impl Driver {
+    pub(super) fn new(
+        client_id: ClientId,
+        record: Option<Record>,
+        surroundings: Arc<Surroundings>,
+        seed: u64,
+        draining: watch::Receiver<bool>,
+        mailbox: mpsc::Receiver<Mail>,
+    ) -> Self {
+        Self {
+            machine: Subscription::new(record, surroundings.settings.clone(), seed),
+            streams: Vec::new(),
+            attempt: None,
+            last_member: None,
+            write: None,
+            answers_by_ack: HashMap::new(),
+            next_ack: AckId(0),
+            probe: surroundings.upstream.probe(),
+            timer: Box::pin(tokio::time::sleep_until(surroundings.origin)),
+            draining,
+            is_draining: false,
+            mailbox,
+            client_id,
+            surroundings,
+        }
+    }
+
+    /// Ends when the process drains and nothing is left to acknowledge.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.run_commands();
+            if self.is_draining && self.is_settled() {
+                self.mailbox.close();
+                if self.mailbox.is_empty() {
+                    return;
+                }
+            }
+            match self.wait().await {
+                Happened::Mail(None) if !self.is_draining => return,
+                happened => self.take_in(happened),
+            }
+        }
+    }
+
+    /// Nothing delivered waits for an `Ack`, and no `Ack` for its answer.
+    fn is_settled(&self) -> bool {
+        !self.machine.has_unacked() && self.answers_by_ack.is_empty() && self.write.is_none()
+    }
+
+    fn now(&self) -> Time {
+        self.surroundings.origin.elapsed()
+    }
+
+    async fn wait(&mut self) -> Happened {
+        // A stream that always has more must not keep the thread to itself.
+        tokio::task::coop::consume_budget().await;
+        let wants_upstream = self.machine.wants_upstream();
+        let timeout = self.machine.poll_timeout();
+        if let Some(timeout) = timeout {
+            let soonest = Instant::now() + RETIMER_AFTER;
+            let deadline = soonest.max(self.surroundings.origin + timeout);
+            if deadline != self.timer.deadline() {
+                self.timer.as_mut().reset(deadline);
+            }
+        }
+        let has_room_for_acks = self.answers_by_ack.len() < WAITING_ACKS_MAX;
+        tokio::select! {
+            biased;
+            // What is durable is answered before anything new is begun.
+            written = written(&mut self.write) => Happened::Written(written),
+            // Takeovers and acks do not wait behind events.
+            Ok(_) = self.draining.wait_for(|draining| *draining), if !self.is_draining => {
+                Happened::Draining
+            }
+            mail = self.mailbox.recv(), if has_room_for_acks && !self.is_mailbox_done() => {
+                Happened::Mail(mail)
+            }
+            // Room, and what was handed on, before more is read.
+            (session, signal) = stream_changed(&mut self.streams) => {
+                Happened::Stream(session, signal)
+            }
+            () = self.timer.as_mut(), if timeout.is_some() => Happened::TimePassed,
+            Ok(()) = self.probe.changed() => Happened::Probed,
+            // Last, because it is what may always have more.
+            (attempt, said) = etcd_said(&mut self.attempt), if wants_upstream => {
+                Happened::EtcdSaid(attempt, said)
+            }
+        }
+    }
+
+    fn is_mailbox_done(&self) -> bool {
+        self.mailbox.is_closed() && self.mailbox.is_empty()
+    }
+
+    fn take_in(&mut self, happened: Happened) {
+        let now = self.now();
+        match happened {
+            Happened::Written(written) => self.machine.handle(Input::Persisted(written), now),
+            Happened::Draining => {
+                self.is_draining = true;
+                self.machine.handle(Input::Drain, now);
+            }
+            Happened::Mail(None) | Happened::TimePassed => {}
+            Happened::Mail(Some(Mail::Subscribe(newcomer))) => {
+                let session = newcomer.session;
+                let request = newcomer.request.clone();
+                self.streams.push(newcomer);
+                self.machine
+                    .handle(Input::Subscribe { session, request }, now);
+            }
+            Happened::Mail(Some(Mail::Ack {
+                session,
+                revision,
+                answer,
+            })) => {
+                let ack = self.next_ack;
+                self.next_ack.0 += 1;
+                self.answers_by_ack.insert(ack, answer);
+                let input = Input::Ack {
+                    ack,
+                    session,
+                    revision,
+                };
+                self.machine.handle(input, now);
+            }
+            Happened::Stream(session, signal) => {
+                let input = match signal {
+                    Signal::Handed(revision) => Input::Handed(session, revision),
+                    Signal::Room(room) => Input::Outbox(session, room),
+                    Signal::Closed => {
+                        debug!(session_id = session.0, "subscriber went away");
+                        self.streams.retain(|stream| stream.session != session);
+                        Input::SessionClosed(session)
+                    }
+                };
+                self.machine.handle(input, now);
+            }
+            Happened::Probed => {
+                for sample in self.probe.borrow_and_update().iter() {
+                    self.machine.handle(Input::Probe(*sample), now);
+                }
+            }
+            Happened::EtcdSaid(attempt, said) => {
+                let said = said.unwrap_or(Said::Lost);
+                self.note(&said);
+                self.machine.handle(Input::Upstream(attempt, said), now);
+            }
+        }
+    }
+
+    /// What the driver itself keeps of what etcd says.
+    fn note(&mut self, said: &Said<Event, KeyValue>) {
+        match said {
+            Said::WatchOpened(opened) => {
+                self.last_member = Some(opened.member_id).filter(|&member| member != 0);
+            }
+            // The attempt is over: so is its use of etcd.
+            Said::Lost
+            | Said::Refused(_)
+            | Said::Compacted { .. }
+            | Said::Head(_)
+            | Said::SnapshotEnded
+            | Said::SnapshotCompacted { .. } => self.attempt = None,
+            Said::Events { .. }
+            | Said::Bookmark(_)
+            | Said::SnapshotBegun(_)
+            | Said::SnapshotPage(_) => {}
+        }
+    }
+
+    fn run_commands(&mut self) {
+        let now = self.now();
+        while let Some(command) = self.machine.next_command(now) {
+            self.execute(command, now);
+        }
+        debug_assert!(self.streams.len() <= 1, "a newcomer was not decided about");
+    }
+
+    fn execute(&mut self, command: Command<Event, KeyValue>, now: Time) {
+        match command {
+            Command::OpenWatch {
+                attempt,
+                guard,
+                avoid_last_member,
+            } => {
+                debug!(attempt = attempt.0, revision = %guard.revision, "opening a watch");
+                self.attempt = None;
+                let Some((selection, rendering)) = self.wanted() else {
+                    return self.nobody_asked(attempt, now);
+                };
+                let watch = self.surroundings.upstream.watch(WatchSpec {
+                    selection,
+                    guard,
+                    prev_kv: rendering.prev_kv,
+                    keys_only: rendering.keys_only,
+                    avoid_member: self.last_member.filter(|_| avoid_last_member),
+                });
+                self.attempt = Some(Running {
+                    number: attempt,
+                    events: watch.events,
+                    ask_progress: Some(watch.ask_progress),
+                    catching_up: Some(watch.catching_up),
+                });
+            }
+            Command::ReadHead(attempt) => {
+                debug!(attempt = attempt.0, "reading etcd's revision");
+                self.read(attempt, now, |upstream, selection, _| {
+                    upstream.head(selection.range)
+                });
+            }
+            Command::ReadSnapshot(attempt) => {
+                debug!(attempt = attempt.0, "reading a snapshot");
+                self.read(attempt, now, |upstream, selection, rendering| {
+                    upstream.snapshot(selection.range, rendering.keys_only)
+                });
+            }
+            Command::AskProgress => {
+                if let Some(ask) = self
+                    .attempt
+                    .as_ref()
+                    .and_then(|it| it.ask_progress.as_ref())
+                {
+                    // Full: a request is under way already.
+                    let _ = ask.try_send(());
+                }
+            }
+            Command::CaughtUp => {
+                if let Some(attempt) = &mut self.attempt {
+                    attempt.catching_up = None;
+                }
+            }
+            Command::CloseUpstream => self.attempt = None,
+            Command::Deliver(session, message) => self.deliver(session, message, now),
+            Command::EndSession(session, reason) => self.end(session, reason),
+            Command::Persist(record) => {
+                debug_assert!(self.write.is_none(), "two writes at a time");
+                self.write = Some(self.surroundings.store.put(&self.client_id, record));
+            }
+            Command::ReplyAck(ack, answer) => {
+                if let Some(waiting) = self.answers_by_ack.remove(&ack) {
+                    // An error: the caller has gone, its ack holds all the same.
+                    let _ = waiting.send(answer);
+                }
+            }
+        }
+    }
+
+    fn read(
+        &mut self,
+        attempt: Attempt,
+        now: Time,
+        begin: impl FnOnce(&dyn Upstream, Selection, Rendering) -> UpstreamEvents,
+    ) {
+        self.attempt = None;
+        let Some((selection, rendering)) = self.wanted() else {
+            return self.nobody_asked(attempt, now);
+        };
+        self.attempt = Some(Running {
+            number: attempt,
+            events: begin(&*self.surroundings.upstream, selection, rendering),
+            ask_progress: None,
+            catching_up: None,
+        });
+    }
+
+    /// What the live stream asked for.
+    fn wanted(&self) -> Option<(Selection, Rendering)> {
+        let stream = self.streams.last()?;
+        Some((stream.request.selection.clone(), stream.rendering))
+    }
+
+    /// etcd is used for a live stream only; without one the attempt is over.
+    fn nobody_asked(&mut self, attempt: Attempt, now: Time) {
+        debug_assert!(false, "an attempt without a stream");
+        self.machine
+            .handle(Input::Upstream(attempt, Said::Lost), now);
+    }
+
+    fn deliver(&mut self, session: SessionId, message: Message, now: Time) {
+        message::log(session, &message);
+        let room = self
+            .streams
+            .iter_mut()
+            .find(|stream| stream.session == session)
+            .map_or(OutboxRoom::None, |stream| {
+                let (size_bytes, acknowledgeable) = (
+                    message::size_bytes(&message),
+                    message::acknowledgeable(&message),
+                );
+                stream.outbox.put(message, size_bytes, acknowledgeable)
+            });
+        self.machine.handle(Input::Outbox(session, room), now);
+    }
+
+    fn end(&mut self, session: SessionId, reason: EndReason) {
+        match &reason {
+            EndReason::Draining => info!(session_id = session.0, "drained"),
+            EndReason::Superseded
+            | EndReason::RangeMismatch
+            | EndReason::Compacted { .. }
+            | EndReason::HistoryReplaced
+            | EndReason::UpstreamUnavailable
+            | EndReason::Refused(_)
+            | EndReason::StoreFailed(_) => {
+                info!(session_id = session.0, reason = ?reason, "stream ended");
+            }
+        }
+        self.streams.retain_mut(|stream| {
+            if stream.session == session {
+                stream.outbox.end(reason.clone());
+            }
+            stream.session != session
+        });
+    }
+}
+
+/// The outcome of the write under way; never resolves without one.
+async fn written(
+    write: &mut Option<oneshot::Receiver<Result<(), StoreError>>>,
+) -> Result<(), StoreFailed> {
+    let Some(receiver) = write else {
+        return future::pending().await;
+    };
+    let outcome = receiver.await;
+    *write = None;
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(StoreFailed(error.to_string())),
+        Err(_) => Err(StoreFailed("the checkpoint store has stopped".to_owned())),
+    }
+}
+
+async fn stream_changed(streams: &mut [Newcomer]) -> (SessionId, Signal) {
+    match streams.last_mut() {
+        Some(stream) => (stream.session, stream.outbox.changed().await),
+        None => future::pending().await,
+    }
+}
+
+async fn etcd_said(attempt: &mut Option<Running>) -> (Attempt, Option<Said<Event, KeyValue>>) {
+    match attempt {
+        Some(attempt) => (attempt.number, attempt.events.next().await),
+        None => future::pending().await,
+    }
+}

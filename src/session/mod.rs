@@ -1,0 +1,20 @@
+//! The shells around the state machine: one task drives each subscription.
+//!
+//! - `registry`: client_id -> the task that owns the subscription
+//! - `driver`: that task: it turns what happens into inputs and runs commands
+//! - `outbox`: the bounded queue between a driver and one gRPC stream
+//!
+//! Decides nothing about revisions, knows no status codes, and names etcd and
+//! the store by their traits only.
+
+mod driver;
+mod message;
+mod outbox;
+mod registry;
+
+pub use self::{
+    driver::Rendering,
+    message::Message,
+    outbox::{Ended, Outbox, Receiver, Signal, outbox},
+    registry::{AckError, Registry, RegistrySettings, SubscribeError, Subscribed},
+};
