@@ -1,0 +1,114 @@
+//! The services of our gRPC port, and the limits it keeps.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::{
+    service::Routes,
+    transport::{self, Server, server::Connected},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use super::{edge::EdgeRules, watch_service::Watches};
+use crate::{
+    proto::{FILE_DESCRIPTOR_SET, watchmark::v1::watch_service_server::WatchServiceServer},
+    session::Registry,
+};
+
+/// Requests are a client_id, a range and some numbers; etcd's keys are short.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// What a client may send ahead: one request on a stream, and many streams.
+const STREAM_WINDOW_BYTES: u32 = REQUEST_BYTES_MAX as u32;
+const CONNECTION_WINDOW_BYTES: u32 = 16 * STREAM_WINDOW_BYTES;
+
+/// Streams of one connection: more than `--max-subscriptions` is ever set to
+/// on one machine, besides its acks. Without a limit one client could take all
+/// memory with streams that it opens and forgets.
+const CONNECTION_STREAMS_MAX: u32 = 16_384;
+
+/// Finds clients that vanished without a word, within half a minute.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The services that every port of ours has.
+#[derive(Clone, Debug)]
+pub struct Api {
+    routes: Routes,
+}
+
+/// What the gRPC health service says, of the whole server and of `WatchService`.
+#[derive(Clone, Debug)]
+pub struct Health {
+    reporter: HealthReporter,
+}
+
+impl Api {
+    /// The API over `registry`. Not serving, says its [`Health`], until told
+    /// otherwise.
+    ///
+    /// # Errors
+    /// When the reflection service cannot read our descriptors.
+    pub async fn new(
+        registry: Arc<Registry>,
+        rules: EdgeRules,
+    ) -> Result<(Self, Health), tonic_reflection::server::Error> {
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        let health = Health { reporter };
+        health.set_serving(false).await;
+        let watches = WatchServiceServer::new(Watches { registry, rules })
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            // The state machine keeps to 4 MiB, but for a single larger event.
+            .max_encoding_message_size(usize::MAX);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let routes = Routes::new(watches)
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        Ok((Self { routes }, health))
+    }
+
+    /// Serves `connections` until `shutdown` resolves, then lets the calls
+    /// under way finish.
+    ///
+    /// # Errors
+    /// When accepting connections fails for good.
+    pub async fn serve<C, E>(
+        self,
+        connections: impl Stream<Item = Result<C, E>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), transport::Error>
+    where
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        E: Into<tonic::codegen::StdError>,
+    {
+        Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+            .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .add_routes(self.routes)
+            .serve_with_incoming_shutdown(connections, shutdown)
+            .await
+    }
+}
+
+impl Health {
+    /// Whether callers should come.
+    pub async fn set_serving(&self, is_serving: bool) {
+        let status = if is_serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in ["", "watchmark.v1.WatchService"] {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+}

@@ -1,0 +1,631 @@
+//! THE table: what goes wrong, and what the caller is told.
+//!
+//! Every `Status` of ours is made here. A message says what happened, to which
+//! client_id, and what to do. `ErrorInfo` carries a reason that programs can
+//! match on and the numbers that matter; `RetryInfo` is there exactly when the
+//! same call may succeed later.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    resume::{AckRefusal, EndReason, RefusalKind, Revision},
+    session::{AckError, Ended, SubscribeError},
+};
+
+/// `ErrorInfo.domain` of everything that is ours.
+const DOMAIN: &str = "watchmark";
+
+/// A status travels in one header block, of which clients take 8 KiB. It
+/// carries the message twice, once percent-encoded and once in base64.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+const SOON: Option<Duration> = Some(Duration::from_millis(200));
+const LATER: Option<Duration> = Some(Duration::from_secs(1));
+const NEVER: Option<Duration> = None;
+
+/// What went wrong with one call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Cause {
+    InvalidArgument {
+        field: &'static str,
+        problem: String,
+    },
+    NoRange,
+    RangeNotAllowed {
+        is_open_ended: bool,
+    },
+    TooManySubscriptions {
+        max: usize,
+    },
+    StoreUnavailable(String),
+    DriverStopped,
+    SubscriptionNotFound,
+    StreamEnded(EndReason),
+    AckRefused {
+        revision: Revision,
+        refusal: AckRefusal,
+    },
+}
+
+/// One row of the table.
+struct Row {
+    code: Code,
+    reason: &'static str,
+    retry_after: Option<Duration>,
+    message: String,
+    metadata: Vec<(&'static str, String)>,
+}
+
+/// What the caller who named `client_id` is told of `cause`.
+pub(super) fn status(client_id: &str, cause: Cause) -> Status {
+    let bad_field = match &cause {
+        Cause::InvalidArgument { field, problem } => Some((*field, problem.clone())),
+        _ => None,
+    };
+    let row = row(client_id, cause);
+    let mut metadata: HashMap<String, String> = row
+        .metadata
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    if !client_id.is_empty() {
+        metadata.insert("client_id".to_owned(), client_id.to_owned());
+    }
+    let mut details = ErrorDetails::with_error_info(row.reason, DOMAIN, metadata);
+    if row.retry_after.is_some() {
+        details.set_retry_info(row.retry_after);
+    }
+    if let Some((field, problem)) = bad_field {
+        details.add_bad_request_violation(field, problem);
+    }
+    let mut message = row.message;
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    Status::with_error_details(row.code, message, details)
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "one table is easier to check than several"
+)]
+fn row(client_id: &str, cause: Cause) -> Row {
+    let of =
+        |code, reason, retry_after, message: String, metadata: &[(&'static str, String)]| Row {
+            code,
+            reason,
+            retry_after,
+            message,
+            metadata: metadata.to_vec(),
+        };
+    match cause {
+        Cause::InvalidArgument { field, problem } => of(
+            Code::InvalidArgument,
+            "INVALID_ARGUMENT",
+            NEVER,
+            format!("{field}: {problem}"),
+            &[("field", field.to_owned())],
+        ),
+        Cause::NoRange => of(
+            Code::InvalidArgument,
+            "RANGE_REQUIRED",
+            NEVER,
+            format!(
+                "nothing is stored of client_id {client_id:?}, so its first Subscribe must say \
+                 what to watch: give prefix or key, or start watchmark with --default-prefix"
+            ),
+            &[("field", "prefix".to_owned())],
+        ),
+        Cause::RangeNotAllowed {
+            is_open_ended: true,
+        } => of(
+            Code::PermissionDenied,
+            "RANGE_NOT_ALLOWED",
+            NEVER,
+            "the range has no upper end, which etcd does not check against its permissions on \
+             many versions: give a range_end, or start watchmark with --allow-prefix ''"
+                .to_owned(),
+            &[("flag", "--allow-prefix".to_owned())],
+        ),
+        Cause::RangeNotAllowed {
+            is_open_ended: false,
+        } => of(
+            Code::PermissionDenied,
+            "RANGE_NOT_ALLOWED",
+            NEVER,
+            format!(
+                "the range of client_id {client_id:?} is in no --allow-prefix of this watchmark: \
+                 watch a range inside one, or start watchmark with another --allow-prefix"
+            ),
+            &[("flag", "--allow-prefix".to_owned())],
+        ),
+        Cause::TooManySubscriptions { max } => of(
+            Code::ResourceExhausted,
+            "TOO_MANY_SUBSCRIPTIONS",
+            NEVER,
+            format!(
+                "client_id {client_id:?} is new, and there are {max} subscriptions already: \
+                 delete one that is not used any more, or raise --max-subscriptions"
+            ),
+            &[
+                ("flag", "--max-subscriptions".to_owned()),
+                ("max_subscriptions", max.to_string()),
+            ],
+        ),
+        Cause::StoreUnavailable(problem) => store_unavailable(client_id, &problem),
+        Cause::DriverStopped => of(
+            Code::Unavailable,
+            "SUBSCRIPTION_RESTARTED",
+            LATER,
+            format!(
+                "watchmark had an internal error with client_id {client_id:?} and restarts it from \
+                 its checkpoint: subscribe again, and please report the panic in watchmark's log"
+            ),
+            &[],
+        ),
+        Cause::SubscriptionNotFound => of(
+            Code::NotFound,
+            "SUBSCRIPTION_NOT_FOUND",
+            NEVER,
+            format!("there is no subscription of client_id {client_id:?}: Subscribe first"),
+            &[],
+        ),
+        Cause::StreamEnded(EndReason::Superseded)
+        | Cause::AckRefused {
+            refusal: AckRefusal::Superseded,
+            ..
+        } => of(
+            Code::Aborted,
+            "SESSION_SUPERSEDED",
+            NEVER,
+            format!(
+                "a newer Subscribe of client_id {client_id:?} took over: if that was not you, two \
+                 applications use the same client_id; give each its own"
+            ),
+            &[],
+        ),
+        Cause::StreamEnded(EndReason::RangeMismatch) => of(
+            Code::FailedPrecondition,
+            "RANGE_MISMATCH",
+            NEVER,
+            format!(
+                "client_id {client_id:?} is stored with another range or other filters, of which \
+                 its checkpoint speaks: ask for the same, leave the range out, use another \
+                 client_id, or delete the subscription"
+            ),
+            &[],
+        ),
+        Cause::StreamEnded(EndReason::Compacted {
+            checkpoint,
+            compact_revision,
+        }) => of(
+            Code::OutOfRange,
+            "COMPACTED",
+            NEVER,
+            format!(
+                "etcd has compacted the history after the checkpoint of client_id {client_id:?}: \
+                 read the state yourself and Subscribe with its revision as resume_after, or \
+                 Subscribe with COMPACTION_POLICY_RESYNC"
+            ),
+            &numbers(&[
+                ("checkpoint", checkpoint),
+                ("compact_revision", compact_revision),
+            ]),
+        ),
+        Cause::StreamEnded(EndReason::HistoryReplaced) => of(
+            Code::Aborted,
+            "HISTORY_REPLACED",
+            SOON,
+            format!(
+                "etcd was restored or replaced, so the checkpoint of client_id {client_id:?} is \
+                 from another history: Subscribe again, with COMPACTION_POLICY_RESYNC to receive a \
+                 snapshot"
+            ),
+            &[],
+        ),
+        Cause::AckRefused {
+            refusal: AckRefusal::HistoryReplaced,
+            revision,
+        } => of(
+            Code::Aborted,
+            "HISTORY_REPLACED",
+            NEVER,
+            format!(
+                "etcd was restored or replaced: revision {revision} is from a history that is \
+                 gone. Nothing is changed; Subscribe again"
+            ),
+            &numbers(&[("revision", Some(revision))]),
+        ),
+        Cause::StreamEnded(EndReason::UpstreamUnavailable) => of(
+            Code::Unavailable,
+            "UPSTREAM_UNAVAILABLE",
+            LATER,
+            format!(
+                "etcd cannot be reached, and without it client_id {client_id:?} has no position \
+                 to begin at: check etcd and --etcd-endpoints"
+            ),
+            &[("flag", "--etcd-endpoints".to_owned())],
+        ),
+        Cause::StreamEnded(EndReason::Refused(refusal)) => {
+            let (code, reason) = match refusal.kind {
+                RefusalKind::PermissionDenied => (Code::PermissionDenied, "ETCD_PERMISSION_DENIED"),
+                // UNAUTHENTICATED would blame the caller's credentials.
+                RefusalKind::Unauthenticated => (Code::FailedPrecondition, "ETCD_UNAUTHENTICATED"),
+                RefusalKind::InvalidArgument => (Code::InvalidArgument, "ETCD_INVALID_ARGUMENT"),
+            };
+            let message = format!("etcd refuses client_id {client_id:?}: {}", refusal.message);
+            of(code, reason, NEVER, message, &[])
+        }
+        Cause::StreamEnded(EndReason::StoreFailed(failed))
+        | Cause::AckRefused {
+            refusal: AckRefusal::StoreFailed(failed),
+            ..
+        } => store_unavailable(client_id, &failed.0),
+        Cause::StreamEnded(EndReason::Draining) => of(
+            Code::Unavailable,
+            "DRAINING",
+            LATER,
+            "watchmark is stopping: acknowledge what you have processed, then Subscribe again; \
+             nothing is lost"
+                .to_owned(),
+            &[],
+        ),
+        Cause::AckRefused {
+            refusal: AckRefusal::BeyondDelivered { delivered },
+            revision,
+        } => of(
+            Code::OutOfRange,
+            "ACK_BEYOND_DELIVERED",
+            NEVER,
+            format!(
+                "revision {revision} was not delivered in full to client_id {client_id:?}; {}. \
+                 Nothing is changed; acknowledge the revision of an Events (not partial) or \
+                 SnapshotEnd that you received",
+                delivered.map_or_else(
+                    || "nothing was".to_owned(),
+                    |delivered| format!("everything up to {delivered} was")
+                )
+            ),
+            &numbers(&[("revision", Some(revision)), ("delivered", delivered)]),
+        ),
+        Cause::AckRefused {
+            refusal: AckRefusal::NoSession,
+            revision,
+        } => of(
+            Code::FailedPrecondition,
+            "NO_SESSION",
+            NEVER,
+            format!(
+                "nothing was delivered to client_id {client_id:?} since watchmark started, so \
+                 revision {revision} cannot be checked: Subscribe; what is not acknowledged comes \
+                 again"
+            ),
+            &numbers(&[("revision", Some(revision))]),
+        ),
+    }
+}
+
+fn store_unavailable(client_id: &str, problem: &str) -> Row {
+    Row {
+        code: Code::Unavailable,
+        reason: "STORE_UNAVAILABLE",
+        retry_after: LATER,
+        message: format!(
+            "the position of client_id {client_id:?} cannot be kept: {problem}. Check the disk of \
+             --data-dir, then repeat the call"
+        ),
+        metadata: vec![("flag", "--data-dir".to_owned())],
+    }
+}
+
+/// Those of `numbers` that are known.
+fn numbers(numbers: &[(&'static str, Option<Revision>)]) -> Vec<(&'static str, String)> {
+    numbers
+        .iter()
+        .filter_map(|&(name, revision)| Some((name, revision?.to_string())))
+        .collect()
+}
+
+impl From<SubscribeError> for Cause {
+    fn from(error: SubscribeError) -> Self {
+        match error {
+            SubscribeError::Draining => Self::StreamEnded(EndReason::Draining),
+            SubscribeError::TooManySubscriptions { max } => Self::TooManySubscriptions { max },
+            SubscribeError::LoadRecord(error) => Self::StoreUnavailable(error.to_string()),
+            SubscribeError::DriverStopped => Self::DriverStopped,
+        }
+    }
+}
+
+impl From<Ended> for Cause {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::By(reason) => Self::StreamEnded(reason),
+            Ended::Abandoned => Self::DriverStopped,
+        }
+    }
+}
+
+impl Cause {
+    /// Of an ack of `revision`.
+    pub(super) fn ack(revision: Revision, error: AckError) -> Self {
+        match error {
+            AckError::Refused(refusal) => Self::AckRefused { revision, refusal },
+            AckError::SubscriptionNotFound => Self::SubscriptionNotFound,
+            AckError::LoadRecord(error) => Self::StoreUnavailable(error.to_string()),
+            AckError::DriverStopped => Self::DriverStopped,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resume::{Refusal, StoreFailed};
+
+    /// Asserts one row; `metadata` besides client_id.
+    #[track_caller]
+    fn check(
+        cause: Cause,
+        code: Code,
+        reason: &str,
+        retry: Option<Duration>,
+        metadata: &[(&str, &str)],
+    ) -> String {
+        let status = status("orders", cause);
+        assert_eq!(status.code(), code);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((&*info.reason, &*info.domain), (reason, "watchmark"));
+        let mut expected: HashMap<String, String> = metadata
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        expected.insert("client_id".to_owned(), "orders".to_owned());
+        assert_eq!(info.metadata, expected);
+        assert_eq!(
+            details.retry_info().and_then(|info| info.retry_delay),
+            retry
+        );
+        status.message().to_owned()
+    }
+
+    fn ended(reason: EndReason) -> Cause {
+        Cause::StreamEnded(reason)
+    }
+
+    fn refused(refusal: AckRefusal) -> Cause {
+        Cause::AckRefused {
+            revision: Revision::new(9).unwrap(),
+            refusal,
+        }
+    }
+
+    fn refusal(kind: RefusalKind) -> Cause {
+        let message = "etcd's words".to_owned();
+        ended(EndReason::Refused(Refusal { kind, message }))
+    }
+
+    #[test]
+    fn invalid_argument() {
+        let cause = Cause::InvalidArgument {
+            field: "start",
+            problem: "9 is unknown".to_owned(),
+        };
+        let details = status("orders", cause.clone()).get_error_details();
+        let violations = &details.bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "start");
+        let metadata = [("field", "start")];
+        let message = check(
+            cause,
+            Code::InvalidArgument,
+            "INVALID_ARGUMENT",
+            NEVER,
+            &metadata,
+        );
+        assert_eq!(message, "start: 9 is unknown");
+    }
+
+    #[test]
+    fn no_range() {
+        let metadata = [("field", "prefix")];
+        let code = Code::InvalidArgument;
+        let message = check(Cause::NoRange, code, "RANGE_REQUIRED", NEVER, &metadata);
+        assert!(message.contains("--default-prefix"));
+    }
+
+    #[test]
+    fn range_not_allowed() {
+        for is_open_ended in [true, false] {
+            let cause = Cause::RangeNotAllowed { is_open_ended };
+            let metadata = [("flag", "--allow-prefix")];
+            check(
+                cause,
+                Code::PermissionDenied,
+                "RANGE_NOT_ALLOWED",
+                NEVER,
+                &metadata,
+            );
+        }
+    }
+
+    #[test]
+    fn too_many_subscriptions() {
+        let cause = Cause::TooManySubscriptions { max: 3 };
+        let metadata = [("flag", "--max-subscriptions"), ("max_subscriptions", "3")];
+        let code = Code::ResourceExhausted;
+        check(cause, code, "TOO_MANY_SUBSCRIPTIONS", NEVER, &metadata);
+    }
+
+    #[test]
+    fn store_unavailable() {
+        let failed = StoreFailed("disk full".to_owned());
+        for cause in [
+            Cause::StoreUnavailable("disk full".to_owned()),
+            ended(EndReason::StoreFailed(failed.clone())),
+            refused(AckRefusal::StoreFailed(failed)),
+        ] {
+            let metadata = [("flag", "--data-dir")];
+            let message = check(
+                cause,
+                Code::Unavailable,
+                "STORE_UNAVAILABLE",
+                LATER,
+                &metadata,
+            );
+            assert!(message.contains("disk full"));
+        }
+    }
+
+    #[test]
+    fn driver_stopped() {
+        let reason = "SUBSCRIPTION_RESTARTED";
+        check(Cause::DriverStopped, Code::Unavailable, reason, LATER, &[]);
+    }
+
+    #[test]
+    fn subscription_not_found() {
+        let cause = Cause::SubscriptionNotFound;
+        check(cause, Code::NotFound, "SUBSCRIPTION_NOT_FOUND", NEVER, &[]);
+    }
+
+    #[test]
+    fn superseded() {
+        for cause in [
+            ended(EndReason::Superseded),
+            refused(AckRefusal::Superseded),
+        ] {
+            check(cause, Code::Aborted, "SESSION_SUPERSEDED", NEVER, &[]);
+        }
+    }
+
+    #[test]
+    fn range_mismatch() {
+        let cause = ended(EndReason::RangeMismatch);
+        check(
+            cause,
+            Code::FailedPrecondition,
+            "RANGE_MISMATCH",
+            NEVER,
+            &[],
+        );
+    }
+
+    #[test]
+    fn compacted() {
+        let cause = ended(EndReason::Compacted {
+            checkpoint: Revision::new(5),
+            compact_revision: Revision::new(8),
+        });
+        let metadata = [("checkpoint", "5"), ("compact_revision", "8")];
+        check(cause, Code::OutOfRange, "COMPACTED", NEVER, &metadata);
+        let cause = ended(EndReason::Compacted {
+            checkpoint: None,
+            compact_revision: None,
+        });
+        check(cause, Code::OutOfRange, "COMPACTED", NEVER, &[]);
+    }
+
+    #[test]
+    fn history_replaced() {
+        let cause = ended(EndReason::HistoryReplaced);
+        check(cause, Code::Aborted, "HISTORY_REPLACED", SOON, &[]);
+        let cause = refused(AckRefusal::HistoryReplaced);
+        check(
+            cause,
+            Code::Aborted,
+            "HISTORY_REPLACED",
+            NEVER,
+            &[("revision", "9")],
+        );
+    }
+
+    #[test]
+    fn upstream_unavailable() {
+        let cause = ended(EndReason::UpstreamUnavailable);
+        let metadata = [("flag", "--etcd-endpoints")];
+        check(
+            cause,
+            Code::Unavailable,
+            "UPSTREAM_UNAVAILABLE",
+            LATER,
+            &metadata,
+        );
+    }
+
+    #[test]
+    fn etcd_refuses() {
+        for (kind, code, reason) in [
+            (
+                RefusalKind::PermissionDenied,
+                Code::PermissionDenied,
+                "ETCD_PERMISSION_DENIED",
+            ),
+            (
+                RefusalKind::Unauthenticated,
+                Code::FailedPrecondition,
+                "ETCD_UNAUTHENTICATED",
+            ),
+            (
+                RefusalKind::InvalidArgument,
+                Code::InvalidArgument,
+                "ETCD_INVALID_ARGUMENT",
+            ),
+        ] {
+            let message = check(refusal(kind), code, reason, NEVER, &[]);
+            assert!(message.contains("etcd's words"));
+        }
+    }
+
+    #[test]
+    fn draining() {
+        let cause = ended(EndReason::Draining);
+        check(cause, Code::Unavailable, "DRAINING", LATER, &[]);
+        let cause = Cause::from(SubscribeError::Draining);
+        check(cause, Code::Unavailable, "DRAINING", LATER, &[]);
+    }
+
+    #[test]
+    fn ack_beyond_delivered() {
+        let delivered = Revision::new(4);
+        let cause = refused(AckRefusal::BeyondDelivered { delivered });
+        let metadata = [("revision", "9"), ("delivered", "4")];
+        check(
+            cause,
+            Code::OutOfRange,
+            "ACK_BEYOND_DELIVERED",
+            NEVER,
+            &metadata,
+        );
+        let cause = refused(AckRefusal::BeyondDelivered { delivered: None });
+        let metadata = [("revision", "9")];
+        check(
+            cause,
+            Code::OutOfRange,
+            "ACK_BEYOND_DELIVERED",
+            NEVER,
+            &metadata,
+        );
+    }
+
+    #[test]
+    fn no_session() {
+        let cause = refused(AckRefusal::NoSession);
+        let metadata = [("revision", "9")];
+        check(
+            cause,
+            Code::FailedPrecondition,
+            "NO_SESSION",
+            NEVER,
+            &metadata,
+        );
+    }
+
+    #[test]
+    fn a_long_message_still_fits_into_one_header_block() {
+        let problem = "ä".repeat(10_000);
+        let status = status("", Cause::StoreUnavailable(problem));
+        assert!(status.message().len() <= MESSAGE_BYTES_MAX);
+    }
+}
