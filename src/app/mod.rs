@@ -1,0 +1,174 @@
+//! The composition root: sockets, store, etcd, subscriptions, server; and how
+//! they stop.
+//!
+//! Order: sockets first (a port in use is bad configuration), then the store
+//! and etcd, then callers are let in. It stops in the reverse order, and
+//! nothing depends on that: a kill at any moment is safe.
+
+mod listener;
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    time::Instant,
+};
+use tracing::{info, warn};
+
+pub use self::listener::{Connection, Connections, ListenError, Peer};
+use crate::{
+    config::Config,
+    grpc::{Api, EdgeRules},
+    session::{Registry, RegistrySettings},
+    store::CheckpointStore,
+    upstream::Upstream,
+};
+
+/// After the drain: for the last answers to leave, and streams to end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why the program ends otherwise than drained.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Something that a flag says cannot be done.
+    #[error("{0}")]
+    Config(String),
+    /// The store cannot be opened.
+    #[error("{0}")]
+    OpenStore(String),
+    /// Anything else.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl RunError {
+    /// What the process ends with.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Other(_) => 1,
+            Self::Config(_) => 2,
+            Self::OpenStore(_) => 3,
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Runs the sidecar until a signal.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(config: &Config) -> Result<(), RunError> {
+    let rules = EdgeRules {
+        default_range: config.default_range.clone(),
+        allowed_ranges: config.allowed_ranges.clone(),
+    };
+    if let Some(range) = &rules.default_range
+        && !rules.allows(range)
+    {
+        return Err(RunError::Config(
+            "--default-prefix is in no --allow-prefix, so nobody could use it (every key needs \
+             --allow-prefix '')"
+                .to_owned(),
+        ));
+    }
+    let connections = Connections::bind(&config.listen)
+        .await
+        .map_err(|error| RunError::Config(error.to_string()))?;
+    let origin = Instant::now();
+    let (store, upstream) = open(config)?;
+    serve(config, rules, connections, store, upstream, origin).await
+}
+
+fn open(_config: &Config) -> Result<(Arc<dyn CheckpointStore>, Arc<dyn Upstream>), RunError> {
+    Err(anyhow::anyhow!("no store and no etcd connector yet").into())
+}
+
+/// Serves `connections` from `store` and `upstream` until a signal, then drains.
+async fn serve(
+    config: &Config,
+    rules: EdgeRules,
+    connections: Connections,
+    store: Arc<dyn CheckpointStore>,
+    upstream: Arc<dyn Upstream>,
+    origin: Instant,
+) -> Result<(), RunError> {
+    let mut signals = StopSignals::new()?;
+    let registry = Arc::new(Registry::new(
+        upstream,
+        store,
+        RegistrySettings {
+            resume: config.resume.clone(),
+            subscriptions_max: config.max_subscriptions,
+            origin,
+        },
+    ));
+    let (api, health) = Api::new(Arc::clone(&registry), rules)
+        .await
+        .map_err(anyhow::Error::from)?;
+    let addresses = connections.addresses();
+    let mut open_connections = connections.open();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut server = pin!(api.serve(connections, async {
+        let _ = stopped.await;
+    }));
+
+    health.set_serving(true).await;
+    for address in addresses {
+        info!(%address, "serving");
+    }
+    tokio::select! {
+        () = registry.supervise() => {}
+        ended = &mut server => return Err(server_ended(ended)),
+        () = signals.next() => {}
+    }
+
+    info!(timeout = ?config.drain_timeout, "draining");
+    health.set_serving(false).await;
+    let no_client_is_left = async {
+        // The sender lives as long as the server: there is no error.
+        let _ = open_connections.wait_for(|&open| open == 0).await;
+    };
+    tokio::select! {
+        () = registry.supervise() => {}
+        ended = &mut server => return Err(server_ended(ended)),
+        () = registry.drain() => info!("drained"),
+        () = no_client_is_left => info!("drained: no client is left"),
+        () = tokio::time::sleep(config.drain_timeout) => {
+            warn!(subscriptions = registry.running(), "drain timeout: not everything is acknowledged");
+        }
+        () = signals.next() => warn!("second signal: not waiting for acknowledgements"),
+    }
+    drop(stop);
+    // Clients that do not hang up are cut off.
+    let _ = tokio::time::timeout(FLUSH_TIMEOUT, server).await;
+    Ok(())
+}
+
+fn server_ended(ended: Result<(), tonic::transport::Error>) -> RunError {
+    let reason = ended.map_or_else(anyhow::Error::from, |()| {
+        anyhow::anyhow!("it stopped accepting connections")
+    });
+    RunError::Other(reason.context("the gRPC server ended"))
+}
