@@ -1,0 +1,406 @@
+//! A store and an etcd that do exactly what a test says: for what the real
+//! ones cannot be made to do.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use watchmark::{
+    proto::watchmark::v1::{Event, KeyValue},
+    resume::{
+        ClientId, GuardReading, Header, KeyRange, OnCompaction, ProbeSample, Record, Revision,
+        Selection, SessionRequest, Settings, Start, WatchOpened, input::Upstream as Said,
+    },
+    session::{Message, Receiver, Registry, RegistrySettings},
+    store::{CheckpointStore, StoreError},
+    upstream::{Upstream, UpstreamEvents, Watch, WatchSpec},
+};
+
+/// No test waits longer for anything.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Waits for `future`, not for ever.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: nothing within {DEADLINE:?}"),
+    }
+}
+
+/// Waits until `is_so`.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let polling = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(what, polling).await;
+}
+
+type Held = (ClientId, Record, oneshot::Sender<Result<(), StoreError>>);
+
+/// Keeps records in memory; a test may hold writes back, or fail them.
+#[derive(Default)]
+pub(crate) struct FakeStore {
+    state: Mutex<StoreState>,
+    pub(crate) loads: AtomicUsize,
+}
+
+#[derive(Default)]
+struct StoreState {
+    records: BTreeMap<ClientId, Record>,
+    is_holding: bool,
+    held: Vec<Held>,
+    fails: bool,
+    panics_on_put: bool,
+}
+
+impl FakeStore {
+    /// From now on writes wait for [`release`](Self::release).
+    pub(crate) fn hold(&self) {
+        self.state.lock().unwrap().is_holding = true;
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.state.lock().unwrap().held.len()
+    }
+
+    pub(crate) fn release(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.is_holding = false;
+        for (client_id, record, answer) in std::mem::take(&mut state.held) {
+            state.records.insert(client_id, record);
+            let _ = answer.send(Ok(()));
+        }
+    }
+
+    /// From now on writes fail, or no longer.
+    pub(crate) fn fail(&self, fails: bool) {
+        self.state.lock().unwrap().fails = fails;
+    }
+
+    /// The next write panics in the task that asks for it.
+    pub(crate) fn panic_on_next_put(&self) {
+        self.state.lock().unwrap().panics_on_put = true;
+    }
+
+    pub(crate) fn checkpoint(&self, name: &str) -> Option<i64> {
+        let state = self.state.lock().unwrap();
+        let record = state.records.get(&client_id(name))?;
+        record.checkpoint.map(Revision::get)
+    }
+
+    pub(crate) fn insert(&self, name: &str, record: Record) {
+        let mut state = self.state.lock().unwrap();
+        state.records.insert(client_id(name), record);
+    }
+}
+
+impl CheckpointStore for FakeStore {
+    fn load(&self, client_id: &ClientId) -> Result<Option<Record>, StoreError> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        Ok(self.state.lock().unwrap().records.get(client_id).cloned())
+    }
+
+    fn client_ids(&self) -> Vec<ClientId> {
+        self.state.lock().unwrap().records.keys().cloned().collect()
+    }
+
+    fn put(
+        &self,
+        client_id: &ClientId,
+        record: Record,
+    ) -> oneshot::Receiver<Result<(), StoreError>> {
+        let (answer, receiver) = oneshot::channel();
+        let mut state = self.state.lock().unwrap();
+        if std::mem::take(&mut state.panics_on_put) {
+            drop(state);
+            panic!("a bug, as the test ordered");
+        }
+        if state.fails {
+            let _ = answer.send(Err(StoreError::Unavailable {
+                path: "fake".to_owned(),
+                cause: "no space left on device".to_owned(),
+            }));
+        } else if state.is_holding {
+            state.held.push((client_id.clone(), record, answer));
+        } else {
+            state.records.insert(client_id.clone(), record);
+            let _ = answer.send(Ok(()));
+        }
+        receiver
+    }
+}
+
+/// What a driver asked etcd for.
+pub(crate) enum Asked {
+    Watch(WatchSpec, Attempt),
+    Head(Attempt),
+    Snapshot(Attempt),
+}
+
+/// One attempt, as etcd sees it.
+pub(crate) struct Attempt {
+    say: mpsc::Sender<Said<Event, KeyValue>>,
+    asked_progress: mpsc::Receiver<()>,
+}
+
+impl Attempt {
+    pub(crate) async fn say(&self, said: Said<Event, KeyValue>) {
+        soon("the driver reads", self.say.send(said)).await.unwrap();
+    }
+
+    /// Whether all that was said has been read.
+    pub(crate) fn is_read(&self) -> bool {
+        self.say.capacity() == self.say.max_capacity()
+    }
+
+    pub(crate) async fn ended(&self) {
+        soon("the attempt ends", self.say.closed()).await;
+    }
+
+    pub(crate) async fn say_opened(&self, head: i64) {
+        self.say_resumed(head, None).await;
+    }
+
+    /// The guarded key was changed last at `mod_revision`.
+    pub(crate) async fn say_resumed(&self, head: i64, mod_revision: Option<i64>) {
+        self.say(Said::WatchOpened(WatchOpened {
+            member_id: 1,
+            can_ask_progress: true,
+            guard: GuardReading::Present {
+                header: header(head),
+                mod_revision: mod_revision.map(rev),
+            },
+        }))
+        .await;
+    }
+
+    pub(crate) async fn say_put(&self, revision: i64, value_bytes: usize) {
+        self.say(Said::Events {
+            events: vec![put(revision, value_bytes)],
+            fragment: false,
+        })
+        .await;
+    }
+}
+
+/// Hands what is asked of it to the test.
+pub(crate) struct FakeEtcd {
+    asked: mpsc::Sender<Asked>,
+    probe: watch::Sender<Vec<ProbeSample>>,
+}
+
+impl FakeEtcd {
+    fn attempt(&self, asked: impl FnOnce(Attempt) -> Asked) -> (UpstreamEvents, mpsc::Sender<()>) {
+        let (say, said) = mpsc::channel(4);
+        let (ask_progress, asked_progress) = mpsc::channel(1);
+        let attempt = Attempt {
+            say,
+            asked_progress,
+        };
+        // Nobody looks at it: then it never answers.
+        let _ = self.asked.try_send(asked(attempt));
+        let events = futures_util::stream::unfold(said, |mut said| async {
+            said.recv().await.map(|it| (it, said))
+        });
+        (events.boxed(), ask_progress)
+    }
+}
+
+impl Upstream for FakeEtcd {
+    fn watch(&self, spec: WatchSpec) -> Watch {
+        let (events, ask_progress) = self.attempt(|attempt| Asked::Watch(spec, attempt));
+        Watch {
+            events,
+            ask_progress,
+            catching_up: Default::default(),
+        }
+    }
+
+    fn head(&self, _range: KeyRange) -> UpstreamEvents {
+        self.attempt(Asked::Head).0
+    }
+
+    fn snapshot(&self, _range: KeyRange, _keys_only: bool) -> UpstreamEvents {
+        self.attempt(Asked::Snapshot).0
+    }
+
+    fn probe(&self) -> watch::Receiver<Vec<ProbeSample>> {
+        self.probe.subscribe()
+    }
+}
+
+/// A registry over both fakes.
+pub(crate) struct Fixture {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) store: Arc<FakeStore>,
+    asked: mpsc::Receiver<Asked>,
+    supervisor: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.supervisor.abort();
+    }
+}
+
+impl Fixture {
+    pub(crate) fn new(subscriptions_max: usize) -> Self {
+        let (to_test, asked) = mpsc::channel(64);
+        let store = Arc::new(FakeStore::default());
+        let registry = Arc::new(Registry::new(
+            Arc::new(FakeEtcd {
+                asked: to_test,
+                probe: watch::Sender::new(Vec::new()),
+            }),
+            Arc::clone(&store) as Arc<dyn CheckpointStore>,
+            RegistrySettings {
+                resume: Settings::default(),
+                subscriptions_max,
+                origin: Instant::now(),
+            },
+        ));
+        let supervisor = tokio::spawn({
+            let registry = Arc::clone(&registry);
+            async move { registry.supervise().await }
+        });
+        Self {
+            registry,
+            store,
+            asked,
+            supervisor,
+        }
+    }
+
+    pub(crate) async fn asked(&mut self) -> Asked {
+        soon("etcd is asked", self.asked.recv()).await.unwrap()
+    }
+
+    pub(crate) async fn asked_watch(&mut self) -> (WatchSpec, Attempt) {
+        match self.asked().await {
+            Asked::Watch(spec, attempt) => (spec, attempt),
+            Asked::Head(_) | Asked::Snapshot(_) => panic!("asked for something else"),
+        }
+    }
+
+    pub(crate) async fn asked_head(&mut self) -> Attempt {
+        match self.asked().await {
+            Asked::Head(attempt) => attempt,
+            Asked::Watch(..) | Asked::Snapshot(_) => panic!("asked for something else"),
+        }
+    }
+
+    pub(crate) async fn asked_snapshot(&mut self) -> Attempt {
+        match self.asked().await {
+            Asked::Snapshot(attempt) => attempt,
+            Asked::Watch(..) | Asked::Head(_) => panic!("asked for something else"),
+        }
+    }
+
+    pub(crate) async fn subscribe(&self, name: &str, request: SessionRequest) -> Receiver<Message> {
+        self.registry
+            .subscribe(&client_id(name), request, Default::default())
+            .await
+            .unwrap()
+            .messages
+    }
+
+    /// A stream that begins at etcd's revision 10, and its watch.
+    pub(crate) async fn subscribe_at_10(&mut self, name: &str) -> (Receiver<Message>, Attempt) {
+        let mut stream = self.subscribe(name, request()).await;
+        let head = self.asked_head().await;
+        head.say(Said::Head(header(10))).await;
+        let (_, watch) = self.asked_watch().await;
+        watch.say_opened(10).await;
+        assert!(matches!(next(&mut stream).await, Message::Opened { .. }));
+        (stream, watch)
+    }
+
+    pub(crate) async fn ack(&self, name: &str, revision: i64) -> Result<i64, String> {
+        let client = client_id(name);
+        let answer = self.registry.ack(&client, None, rev(revision));
+        let answer = soon("the ack is answered", answer).await;
+        answer
+            .map(Revision::get)
+            .map_err(|error| format!("{error:?}"))
+    }
+}
+
+pub(crate) fn client_id(name: &str) -> ClientId {
+    ClientId::parse(name).unwrap()
+}
+
+pub(crate) fn rev(revision: i64) -> Revision {
+    Revision::new(revision).unwrap()
+}
+
+pub(crate) fn header(revision: i64) -> Header {
+    Header {
+        cluster_id: 77,
+        raft_term: 2,
+        revision: rev(revision),
+    }
+}
+
+pub(crate) fn selection() -> Selection {
+    Selection {
+        range: KeyRange::prefix("a/".into()),
+        no_put: false,
+        no_delete: false,
+    }
+}
+
+/// From etcd's newest revision on.
+pub(crate) fn request() -> SessionRequest {
+    SessionRequest {
+        selection: selection(),
+        start: Start::Latest,
+        resume_after: None,
+        on_compaction: OnCompaction::Resync,
+        auto_ack: false,
+        max_unacked_events: None,
+    }
+}
+
+pub(crate) fn put(revision: i64, value_bytes: usize) -> Event {
+    Event {
+        kv: Some(KeyValue {
+            key: format!("a/{revision}").into(),
+            mod_revision: revision,
+            create_revision: revision,
+            version: 1,
+            value: vec![7; value_bytes].into(),
+            lease: 0,
+        }),
+        ..Event::default()
+    }
+}
+
+/// The next message, which must not be the end.
+pub(crate) async fn next(stream: &mut Receiver<Message>) -> Message {
+    soon("a message", stream.next()).await.unwrap().unwrap()
+}
+
+/// The revision of the next events; what tells of states and progress is skipped.
+pub(crate) async fn next_events(stream: &mut Receiver<Message>) -> i64 {
+    loop {
+        match next(stream).await {
+            Message::Events { revision, .. } => return revision.get(),
+            Message::State(..) | Message::Progress(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Bad configuration: exit code 2, a message that names the flag, nothing made.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
+
+/// Runs `watchmark serve`, which must end by itself.
+fn serve(flags: &[&str], environment: &[(&str, &str)]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("data");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_watchmark"));
+    command
+        .env_clear()
+        .envs(environment.iter().copied())
+        .arg("serve")
+        .arg("--data-dir")
+        .arg(&data_dir)
+        .args(flags)
+        .stdin(Stdio::null());
+    if !flags.iter().any(|flag| flag.starts_with("--listen")) {
+        command.arg("--listen=127.0.0.1:0");
+    }
+    let output = command.output().unwrap();
+    assert!(
+        !data_dir.exists(),
+        "{flags:?}: refused before anything is made"
+    );
+    output
+}
+
+#[track_caller]
+fn check(flag: &str, output: &Output) {
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains(flag), "{flag} is not named in: {told}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn every_bad_value_is_refused_by_the_name_of_its_flag() {
+    for bad in [
+        "--listen=nonsense",
+        "--listen=0.0.0.0:7379",
+        "--listen=192.0.2.1:7379",
+        "--listen=127.0.0.1",
+        "--listen=unix://relative.sock",
+        "--listen=unix:///nonexistent/directory/watchmark.sock",
+        "--idle-after=soon",
+        "--idle-after=0s",
+        "--idle-lag=10",
+        "--probe-interval=0s",
+        "--progress-interval=-1s",
+        "--stall-timeout=",
+        "--idle-proof=certainly",
+        "--snapshot-page-bytes=8MB",
+        "--snapshot-page-bytes=0",
+        "--snapshot-page-bytes=99999999999GiB",
+        "--max-catchups=0",
+        "--max-subscriptions=many",
+        "--max-subscriptions=0",
+        "--on-corrupt-store=wipe",
+        "--drain-timeout=forever",
+        "--log=watchmark=loud",
+        "--log-format=xml",
+        "--no-such-flag=1",
+    ] {
+        let flag = bad.split('=').next().unwrap();
+        check(flag, &serve(&[bad], &[]));
+    }
+}
+
+#[test]
+fn the_environment_is_checked_like_the_flags_and_flags_win() {
+    let bad = [("WATCHMARK_IDLE_AFTER", "soon")];
+    check("--idle-after", &serve(&[], &bad));
+    // The flag wins, so that the next problem is the one that is told.
+    let output = serve(&["--idle-after=90s", "--idle-lag=90s"], &bad);
+    check("--idle-lag", &output);
+}
+
+#[test]
+fn the_lag_must_be_shorter_than_the_silence() {
+    let output = serve(&["--idle-after=60s", "--idle-lag=60s"], &[]);
+    check("--idle-lag", &output);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("--idle-after"), "{told}");
+}
+
+#[test]
+fn a_password_is_never_a_flags_value() {
+    let output = serve(&["--etcd-user=root:hunter2"], &[]);
+    check("--etcd-password-file", &output);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+#[test]
+fn a_default_prefix_that_nobody_may_watch_is_refused() {
+    let flags = [
+        "--default-prefix=a/",
+        "--allow-prefix=b/",
+        "--allow-prefix=c/",
+    ];
+    check("--default-prefix", &serve(&flags, &[]));
+    check("--default-prefix", &serve(&["--default-prefix="], &[]));
+}
+
+#[test]
+fn an_empty_variable_allows_nothing() {
+    let empty = [("WATCHMARK_ALLOW_PREFIX", "")];
+    check("--default-prefix", &serve(&["--default-prefix="], &empty));
+}
+
+#[test]
+fn a_port_in_use_is_refused() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let flag = format!("--listen={}", taken.local_addr().unwrap());
+    let output = serve(&[&flag], &[]);
+    check("--listen", &output);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("in use"), "{told}");
+}
