@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::error;
+use tracing::{Level, error};
 use tracing_subscriber::EnvFilter;
 use watchmark::{
     app,
@@ -44,7 +44,10 @@ fn serve(config: &Config) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("{error}");
+            error!(%error, "cannot serve");
+            if !tracing::enabled!(Level::ERROR) {
+                eprintln!("error: {error}");
+            }
             ExitCode::from(error.exit_code())
         }
     }
