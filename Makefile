@@ -1,0 +1,60 @@
+# Everything that is done here, on a fresh Debian machine too: what is missing
+# is installed with apt-get. Only Rust itself is presumed (and Go, for the
+# etcd-3.x targets).
+
+SHELL = /bin/sh
+.DEFAULT_GOAL = help
+.PHONY: help build test test-matrix test-etcd check deps deps-test rust etcd-3.6 etcd-3.7 clean
+
+# The etcd to test against: a path, or a name on PATH.
+ETCD ?= etcd
+# How many tests, and so etcds, run at once.
+TEST_THREADS ?= 4
+# The tests that depend on the version of etcd.
+ETCD_TESTS ?= --test scenarios
+
+export ETCD TEST_THREADS
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9.-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+build: deps ## build the release binary
+	cargo build --locked --release
+
+test: deps-test ## run every test; ETCD=/path/to/etcd chooses the server
+	scripts/test.sh
+
+test-matrix: deps-test etcd-3.6 etcd-3.7 ## the tests that need etcd, on Debian's and the newest 3.6 and 3.7
+	$(MAKE) test-etcd ETCD=etcd
+	$(MAKE) test-etcd ETCD=.etcd/3.6/etcd
+	$(MAKE) test-etcd ETCD=.etcd/3.7/etcd
+
+test-etcd: deps-test ## only the tests that depend on the version of etcd
+	scripts/test.sh $(ETCD_TESTS)
+
+check: deps ## formatting, clippy and docs, warnings denied
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+
+etcd-3.6: ## build the newest etcd 3.6 into .etcd/3.6 (needs Go)
+	@scripts/etcd.sh 3.6
+
+etcd-3.7: ## build the newest etcd 3.7 into .etcd/3.7 (needs Go)
+	@scripts/etcd.sh 3.7
+
+rust:
+	@command -v cargo >/dev/null || { \
+		echo 'cargo is not on PATH: install Rust first (rustup, or see rust-version in Cargo.toml)' >&2; \
+		exit 1; }
+
+deps: rust
+	@scripts/need.sh cc:build-essential protoc:protobuf-compiler
+
+# mkfs.ext4, losetup: simulated power cuts. setpriv: no process outlives a test.
+deps-test: deps
+	@scripts/need.sh etcd:etcd-server etcdctl:etcd-client openssl:openssl \
+		setpriv:util-linux mkfs.ext4:e2fsprogs losetup:mount mount:mount
+
+clean: ## remove what was built, but for .etcd
+	cargo clean

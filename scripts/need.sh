@@ -1,0 +1,32 @@
+#!/bin/sh
+# Installs the Debian packages of the commands that are missing.
+#
+#   scripts/need.sh protoc:protobuf-compiler etcd:etcd-server
+set -eu
+
+PATH=$PATH:/usr/sbin:/sbin
+missing=
+for pair; do
+	command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+	echo "missing:$missing (Debian's package names); there is no apt-get here: install them by hand" >&2
+	exit 1
+fi
+sudo=
+if [ "$(id -u)" -ne 0 ]; then
+	command -v sudo >/dev/null || {
+		echo "missing:$missing; run as root: apt-get install$missing" >&2
+		exit 1
+	}
+	sudo=sudo
+fi
+echo "installing$missing" >&2
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086 # a list of words
+$sudo apt-get install -y --no-install-recommends $missing >&2 || {
+	$sudo apt-get update >&2
+	$sudo apt-get install -y --no-install-recommends $missing >&2
+}
