@@ -1,0 +1,75 @@
+//! P10 One owner: at most one live stream per client_id; a newer one takes
+//! over, and the older one's late acks are refused.
+
+use tonic::Code;
+use watchmark::proto::watchmark::v1::subscribe_response::Message;
+
+use super::{
+    expect::name,
+    record::{End, Record, Stream, Tick},
+    truth::{History, mod_revision},
+};
+
+pub(super) fn check(history: &History, record: &Record) -> Result<(), String> {
+    let mut opened: Vec<(Tick, u64, &Stream)> = record
+        .streams
+        .iter()
+        .filter_map(|stream| {
+            let (at, opened) = stream.opened()?;
+            Some((at, opened.session_id, stream))
+        })
+        .collect();
+    opened.sort_by_key(|(_, session_id, _)| *session_id);
+    for pair in opened.windows(2) {
+        let [(_, old_session, old), (new_at, new_session, new)] = pair else {
+            unreachable!("windows of two");
+        };
+        if old_session == new_session {
+            return Err(format!("session {new_session} was given twice"));
+        }
+        // Two requests that overlapped may have arrived in either order.
+        let overlapped = |old: &Stream| old.opened().is_some_and(|(at, _)| at > new.requested_at);
+        if old.requested_at > new.requested_at && !overlapped(old) {
+            return Err(format!("session {new_session} is older than {old_session}"));
+        }
+        check_old(history, old, *new_at)?;
+        for ack in record.acks.iter().filter(|a| a.session_id == *old_session) {
+            if ack.sent_at > *new_at && matches!(ack.answer, Some((_, Ok(_)))) {
+                return Err(format!(
+                    "the late ack of {} on session {old_session} was taken",
+                    ack.revision
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What became of a stream once its successor had opened.
+fn check_old(history: &History, old: &Stream, new_at: Tick) -> Result<(), String> {
+    let late = old.received.iter().filter(|(at, _)| *at > new_at);
+    for (_, message) in late {
+        let Message::Events(batch) = message else {
+            continue;
+        };
+        for event in &batch.events {
+            // What was on its way may still arrive, but not what came later.
+            let sent_at = history.sent_at_by_revision.get(&mod_revision(event));
+            if sent_at.is_some_and(|sent_at| *sent_at > new_at) {
+                return Err(format!("{} came on a superseded stream", name(event)));
+            }
+        }
+    }
+    match &old.end {
+        Some((at, End::Status(code, reason))) if *at > new_at => {
+            let superseded = *code == Code::Aborted && reason == "SESSION_SUPERSEDED";
+            // Its connection may have broken first.
+            if superseded || matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled) {
+                return Ok(());
+            }
+            Err(format!("a superseded stream ended with {code:?} {reason}"))
+        }
+        None => Err("a superseded stream never ended".to_owned()),
+        _ => Ok(()),
+    }
+}

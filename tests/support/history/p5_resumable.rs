@@ -1,0 +1,55 @@
+//! P5 Resumable: a new stream starts right after the checkpoint; nothing after
+//! it is lost, however the last stream ended.
+//!
+//! Over all streams of a client_id every event in range was received, or a
+//! whole snapshot stands for it.
+
+use watchmark::proto::watchmark::v1::subscribe_response::Message;
+
+use super::{
+    expect::{View, name},
+    record::Record,
+    truth::History,
+};
+
+pub(super) fn check(history: &History, record: &Record) -> Result<(), String> {
+    // Everything in range at or below it was received on some stream.
+    let mut covered: Option<i64> = None;
+    // AUTO may lose what was on its way.
+    let mut after_auto = false;
+    for stream in &record.streams {
+        let Some((_, opened)) = stream.opened() else {
+            continue;
+        };
+        let view = View::of(record, stream)?;
+        let own_position = stream.request.resume_after > 0;
+        if opened.checkpoint > 0 {
+            if let Some(covered) = covered
+                && !own_position
+                && !after_auto
+                && let Some(lost) = view.events(history, covered, opened.checkpoint).first()
+            {
+                return Err(format!(
+                    "{} was never received, and a stream opened after {}",
+                    name(lost),
+                    opened.checkpoint
+                ));
+            }
+            covered = Some(match covered {
+                Some(covered) if !own_position => covered.max(opened.checkpoint),
+                _ => opened.checkpoint,
+            });
+        }
+        for (_, message) in &stream.received {
+            let reached = match message {
+                Message::Events(batch) if !batch.partial => batch.revision,
+                Message::SnapshotEnd(end) => end.revision,
+                Message::Progress(progress) => progress.revision,
+                _ => continue,
+            };
+            covered = covered.max(Some(reached));
+        }
+        after_auto = stream.is_auto();
+    }
+    Ok(())
+}
