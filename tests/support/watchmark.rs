@@ -1,0 +1,123 @@
+//! The real `watchmark serve`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+use watchmark::proto::watchmark::v1::watch_service_client::WatchServiceClient;
+
+use super::{etcd::Etcd, host::Host, process::Process, wait};
+
+const PORT: u16 = 7379;
+
+/// One sidecar; its data outlives its restarts.
+#[derive(Debug)]
+pub(crate) struct Watchmark {
+    host: Host,
+    args: Vec<String>,
+    process: Option<Process>,
+    // Last: the process goes before its files.
+    dir: TempDir,
+}
+
+impl Watchmark {
+    /// Starts one on all members of `etcd`, and waits until it listens.
+    pub(crate) async fn start(etcd: &Etcd, extra: &[&str]) -> Self {
+        Self::start_on(&etcd.endpoints(), extra).await
+    }
+
+    /// Starts one on the endpoints given.
+    pub(crate) async fn start_on(endpoints: &[String], extra: &[&str]) -> Self {
+        let host = Host::claim();
+        let dir = TempDir::new().unwrap();
+        let mut args = vec![
+            "serve".to_owned(),
+            format!("--listen={}", host.address(PORT)),
+            format!("--data-dir={}", dir.path().join("data").display()),
+            format!("--etcd-endpoints={}", endpoints.join(",")),
+            "--log=info,watchmark=debug".to_owned(),
+        ];
+        args.extend(extra.iter().map(|&flag| flag.to_owned()));
+        let mut watchmark = Self {
+            host,
+            args,
+            process: None,
+            dir,
+        };
+        watchmark.restart().await;
+        watchmark
+    }
+
+    /// Where it keeps its checkpoints.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// What it logged so far, over all its lives.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().unwrap().kill();
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        self.process().terminate();
+    }
+
+    /// Waits until it ends by itself, and returns its exit code.
+    pub(crate) async fn exit_code(&mut self, deadline: Duration) -> Option<i32> {
+        let mut process = self.process.take().unwrap();
+        process.ended(deadline).await.code()
+    }
+
+    /// Starts it again where it was.
+    pub(crate) async fn restart(&mut self) {
+        self.launch();
+        let endpoint = self.endpoint();
+        wait::until("watchmark to listen", async || {
+            let running = self.process.as_mut().is_some_and(Process::is_running);
+            assert!(running, "watchmark ended:\n{}", self.log());
+            endpoint.connect().await.ok()
+        })
+        .await;
+    }
+
+    /// Starts it without waiting for anything.
+    pub(crate) fn launch(&mut self) {
+        assert!(self.process.is_none(), "watchmark runs already");
+        let program = Path::new(env!("CARGO_BIN_EXE_watchmark"));
+        let log = self.log_path();
+        self.process = Some(Process::start("watchmark", program, &self.args, &log));
+    }
+
+    /// The running process.
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+
+    /// A connection of its own.
+    pub(crate) async fn client(&self) -> WatchServiceClient<Channel> {
+        let endpoint = self.endpoint();
+        let channel = wait::until("a connection to watchmark", async || {
+            endpoint.connect().await.ok()
+        });
+        WatchServiceClient::new(channel.await)
+    }
+
+    /// Where it listens.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::from_shared(self.host.url(PORT)).unwrap()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("watchmark.log")
+    }
+}
