@@ -161,7 +161,15 @@ fn etcd_client_and_sled_stay_in_one_place() {
         "1: sled is named outside src/store/sled",
     );
     keeps("src/upstream/connect.rs", "use etcd_client::Client;");
-    keeps("src/store/sled.rs", "use sled::Db;");
+    keeps(
+        "src/store/sled.rs",
+        "use sled::Db; fn f() { crate::store::g(({ 1 }, 2)) }",
+    );
+    breaks(
+        "src/app.rs",
+        "extern crate sled;",
+        "1: sled is named outside src/store/sled",
+    );
     keeps("src/store/mod.rs", "mod sled;");
 }
 

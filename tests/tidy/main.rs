@@ -21,7 +21,8 @@ fn sources(dir: &str) -> Vec<(String, String)> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let root = Path::new(&root);
     let mut found = Vec::new();
     collect(&root.join(dir), root, &mut found);
     found.sort();

@@ -12,7 +12,7 @@ pub(crate) const TEST_LINES_MAX: usize = 500;
 
 /// Which of our modules each may name, besides itself.
 const MAY_NAME: &[(&str, &[&str])] = &[
-    ("proto", &[]),
+    ("proto", &["resume"]),
     ("resume", &[]),
     ("upstream", &["resume", "proto"]),
     ("store", &["resume", "proto"]),

@@ -86,7 +86,9 @@ impl Scan {
                 }
                 TokenTree::Ident(ident) => {
                     let used = after_use;
-                    after_use = ident == "use" || ident == "crate" && at > 0;
+                    let after_extern = at.checked_sub(1).map(|before| &tokens[before]);
+                    let after_extern = after_extern.is_some_and(|t| t.to_string() == "extern");
+                    after_use = ident == "use" || (ident == "crate" && after_extern);
                     at = self.path(&tokens, at, &[], module, used, test);
                     continue;
                 }
@@ -125,6 +127,7 @@ impl Scan {
         rooted: bool,
         test: bool,
     ) -> usize {
+        let start = at;
         let mut at = at;
         let mut path = prefix.to_vec();
         let line = tokens[at].span().start().line;
@@ -146,6 +149,9 @@ impl Scan {
                 break;
             }
             at += 2;
+        }
+        if path.is_empty() {
+            return at.max(start + 1);
         }
         let rooted = rooted || path.len() > 1;
         self.named.push(Named {
