@@ -14,12 +14,18 @@ fn main() -> io::Result<()> {
             ],
             &["proto"],
         )?;
-    // etcd's watch reads its events straight into our own Event.
+    // etcd's events and pairs are read straight into our own Event and KeyValue.
     let etcd = out.join("etcd");
     fs::create_dir_all(&etcd)?;
     tonic_prost_build::configure()
         .bytes(".")
         .extern_path(".watchmark.v1", "crate::proto::watchmark::v1")
         .out_dir(etcd)
-        .compile_protos(&["proto/etcdserverpb/watch.proto"], &["proto"])
+        .compile_protos(
+            &[
+                "proto/etcdserverpb/watch.proto",
+                "proto/etcdserverpb/kv.proto",
+            ],
+            &["proto"],
+        )
 }

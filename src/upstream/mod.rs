@@ -1,19 +1,58 @@
 //! etcd, as a subscription uses it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `config` | what an operator may give, checked |
+//! | `connect`, `endpoints` | connections that dial once; the choice among endpoints |
+//! | `auth`, `maintenance` | the shared token; etcd-client |
+//! | `call` | deadline and token of one call |
+//! | `watch`, `guard`, `catchup` | a watch, its resume guard, its permit |
+//! | `snapshot`, `pages` | a range at one revision, in pages of bounded size |
+//! | `probe`, `live` | etcd's revision by member; the ranges being watched |
+//! | `version`, `error`, `convert` | what servers can do, and what they say |
+//! | `etcd` | all of it behind the trait |
 
 use std::pin::Pin;
 
 use futures_util::Stream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch as latest};
 
 use crate::{
     proto::watchmark::v1::{Event, KeyValue},
     resume::{Guard, KeyRange, ProbeSample, Selection, input},
 };
 
+mod auth;
+mod call;
+mod catchup;
+mod config;
+mod connect;
+mod convert;
+mod endpoints;
+mod error;
+mod etcd;
+mod guard;
+mod live;
+mod maintenance;
+mod pages;
+mod probe;
+mod snapshot;
+mod version;
+mod watch;
+
+pub use self::{
+    catchup::CatchUpPermit,
+    config::{EtcdConfig, EtcdConfigError},
+    etcd::Etcd,
+};
+
+/// One thing etcd says.
+pub type UpstreamItem = input::Upstream<Event, KeyValue>;
+
 /// What etcd says, in order. Ends after `Lost`, `Refused`, `Compacted`,
 /// `SnapshotEnded`, `SnapshotCompacted` or `Head`. Cancel-safe: nothing is
 /// lost when a `next` is dropped. Dropping the stream ends its use of etcd.
-pub type UpstreamEvents = Pin<Box<dyn Stream<Item = input::Upstream<Event, KeyValue>> + Send>>;
+pub type UpstreamEvents = Pin<Box<dyn Stream<Item = UpstreamItem> + Send>>;
 
 /// A watch to open.
 #[derive(Clone, Debug)]
@@ -32,22 +71,21 @@ pub struct WatchSpec {
 
 /// A watch in use.
 pub struct Watch {
-    /// What etcd says: `WatchOpened` first.
+    /// What etcd says: `WatchOpened` first. That may take long: a deep
+    /// backlog waits for one of the `--max-catchups` before anything is asked.
     pub events: UpstreamEvents,
-    /// Asks for progress; does nothing where that is not sound. Never waits.
+    /// Asks for progress; does nothing where that is not sound. Use `try_send`:
+    /// a question that does not fit repeats one that is not sent yet.
     pub ask_progress: mpsc::Sender<()>,
     /// Drop it when the watch has caught up: it counts as catching up until then.
     pub catching_up: CatchUpPermit,
 }
 
-/// One of the `--max-catchups`, if the backlog was deep enough to need one.
-#[derive(Debug, Default)]
-pub struct CatchUpPermit;
-
 /// etcd.
 pub trait Upstream: Send + Sync + 'static {
     /// Opens a watch at `spec.guard.revision.successor()` on one member, with
-    /// a required leader, then reads the guard from the same member.
+    /// a required leader, then reads the guard from the same member. Tries
+    /// every endpoint once before it is `Lost`.
     fn watch(&self, spec: WatchSpec) -> Watch;
 
     /// Reads etcd's newest revision, linearizably: one `Head`.
@@ -58,5 +96,5 @@ pub trait Upstream: Send + Sync + 'static {
     fn snapshot(&self, range: KeyRange, keys_only: bool) -> UpstreamEvents;
 
     /// The newest sample of every member that serves a watch.
-    fn probe(&self) -> watch::Receiver<Vec<ProbeSample>>;
+    fn probe(&self) -> latest::Receiver<Vec<ProbeSample>>;
 }

@@ -1,0 +1,128 @@
+//! From etcd's words to the state machine's. Owns the checks of what a peer
+//! sent; refuses what breaks etcd's own contract. Invariant: what leaves here
+//! has a key and a revision above zero.
+
+use bytes::Bytes;
+
+use crate::{
+    proto::{
+        etcdserverpb::{ResponseHeader, WatchCreateRequest, watch_create_request::FilterType},
+        watchmark::v1::{Event, KeyValue},
+    },
+    resume::{Header, Revision},
+};
+
+use super::WatchSpec;
+
+/// What a peer sent breaks etcd's contract; in the words of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("an answer has no header or no revision")]
+    Header,
+    #[error("an event has no key-value pair")]
+    NoPair,
+    #[error("a pair has no key")]
+    NoKey,
+    #[error("a pair has no mod_revision")]
+    NoModRevision,
+    #[error("a page is not in key order, or is empty though more follows")]
+    Page,
+    #[error("the first message of a watch is not its creation")]
+    NotCreated,
+}
+
+/// The header of a linearizable answer.
+pub(super) fn header(header: Option<&ResponseHeader>) -> Result<Header, Malformed> {
+    let header = header.ok_or(Malformed::Header)?;
+    Ok(Header {
+        cluster_id: header.cluster_id,
+        raft_term: header.raft_term,
+        revision: Revision::new(header.revision).ok_or(Malformed::Header)?,
+    })
+}
+
+/// Checks events; drops values where they are not wanted.
+pub(super) fn events(mut events: Vec<Event>, keys_only: bool) -> Result<Vec<Event>, Malformed> {
+    for event in &mut events {
+        check(event.kv.as_ref().ok_or(Malformed::NoPair)?)?;
+        if keys_only {
+            for pair in [&mut event.kv, &mut event.prev_kv].into_iter().flatten() {
+                pair.value = Bytes::new();
+            }
+        }
+    }
+    Ok(events)
+}
+
+/// Checks one pair.
+pub(super) fn check(pair: &KeyValue) -> Result<(), Malformed> {
+    if pair.key.is_empty() {
+        return Err(Malformed::NoKey);
+    }
+    if pair.mod_revision <= 0 {
+        return Err(Malformed::NoModRevision);
+    }
+    Ok(())
+}
+
+/// The request that creates the watch of `spec`.
+pub(super) fn create_request(spec: &WatchSpec) -> WatchCreateRequest {
+    let filters = [
+        (spec.selection.no_put, FilterType::Noput),
+        (spec.selection.no_delete, FilterType::Nodelete),
+    ];
+    WatchCreateRequest {
+        key: spec.selection.range.key().clone(),
+        range_end: spec.selection.range.range_end().clone(),
+        start_revision: spec.guard.revision.successor().get(),
+        progress_notify: true,
+        filters: filters
+            .into_iter()
+            .filter_map(|(wanted, filter)| wanted.then_some(filter.into()))
+            .collect(),
+        prev_kv: spec.prev_kv,
+        watch_id: 0,
+        fragment: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(key: &'static str, mod_revision: i64) -> KeyValue {
+        KeyValue {
+            key: key.into(),
+            mod_revision,
+            value: "value".into(),
+            ..KeyValue::default()
+        }
+    }
+
+    fn event(kv: Option<KeyValue>) -> Event {
+        Event {
+            prev_kv: kv.clone(),
+            kv,
+            ..Event::default()
+        }
+    }
+
+    #[test]
+    fn events_without_pair_key_or_revision_are_refused() {
+        for (kv, malformed) in [
+            (None, Malformed::NoPair),
+            (Some(pair("", 1)), Malformed::NoKey),
+            (Some(pair("k", 0)), Malformed::NoModRevision),
+            (Some(pair("k", -1)), Malformed::NoModRevision),
+        ] {
+            assert_eq!(events(vec![event(kv)], false), Err(malformed));
+        }
+    }
+
+    #[test]
+    fn keys_only_drops_both_values() {
+        let events = events(vec![event(Some(pair("k", 1)))], true).unwrap();
+        let values = [&events[0].kv, &events[0].prev_kv].map(|kv| kv.as_ref().unwrap().value.len());
+        assert_eq!(values, [0, 0]);
+    }
+}

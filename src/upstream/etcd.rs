@@ -1,0 +1,234 @@
+//! etcd behind the trait. Owns what all uses share, and its background task;
+//! refuses to wait for etcd before it is needed. Invariant: dropping the last
+//! [`Etcd`] ends the probe; watches and snapshots end by themselves.
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_stream::stream;
+use tokio::{
+    sync::watch as latest,
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Upstream, UpstreamEvents, UpstreamItem, Watch, WatchSpec,
+    auth::Auth,
+    call::{READ_TIMEOUT, SINGLE_KEY_BYTES_MAX, range, single_key},
+    catchup::{CatchUps, NewestHeader},
+    config::{EtcdConfig, EtcdConfigError},
+    connect::{Connection, ServerVersion},
+    convert,
+    endpoints::{Endpoint, Endpoints},
+    error::{Failure, client_text},
+    live::LiveRanges,
+    maintenance, probe, snapshot, watch,
+};
+use crate::resume::{Header, KeyRange, ProbeSample};
+
+/// `Status` reads no keys.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// etcd, connected to when it is first used.
+#[derive(Debug)]
+pub struct Etcd {
+    shared: Arc<Shared>,
+    probe: AbortHandle,
+}
+
+/// What all uses of etcd share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Arc<EtcdConfig>,
+    pub(super) endpoints: Arc<Endpoints>,
+    pub(super) auth: Auth,
+    pub(super) newest: NewestHeader,
+    pub(super) catch_ups: CatchUps,
+    pub(super) live: Arc<LiveRanges>,
+    pub(super) samples: latest::Sender<Vec<ProbeSample>>,
+    /// Members whose version is in the log, as (member_id, version).
+    announced: Mutex<BTreeSet<(u64, String)>>,
+}
+
+impl Etcd {
+    /// Checks `config` and begins to probe; does not wait for etcd, which may
+    /// come later. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Whatever can be known to be wrong without asking etcd; the message names the flag.
+    pub fn connect(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
+        let uris = config.validate()?;
+        let config = Arc::new(config);
+        let endpoints = Arc::new(Endpoints::new(uris, &config)?);
+        let shared = Arc::new(Shared {
+            auth: Auth::new(&config, Arc::clone(&endpoints)),
+            endpoints,
+            newest: NewestHeader::default(),
+            catch_ups: CatchUps::new(config.max_catchups),
+            live: Arc::default(),
+            samples: latest::Sender::default(),
+            announced: Mutex::default(),
+            config,
+        });
+        let probe = tokio::spawn(probe::run(Arc::clone(&shared))).abort_handle();
+        Ok(Self { shared, probe })
+    }
+
+    /// The header of the newest linearizable answer to anyone, however old;
+    /// `None`: there was none yet.
+    pub fn newest_header(&self) -> Option<Header> {
+        self.shared.newest.get()
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.probe.abort();
+    }
+}
+
+impl Upstream for Etcd {
+    fn watch(&self, spec: WatchSpec) -> Watch {
+        watch::watch(Arc::clone(&self.shared), spec)
+    }
+
+    fn head(&self, range: KeyRange) -> UpstreamEvents {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(stream! {
+            yield match read_head(&shared, &range).await {
+                Ok(header) => UpstreamItem::Head(header),
+                Err(failure) => {
+                    debug!(%failure, "etcd's newest revision not read");
+                    failure.into()
+                }
+            };
+        })
+    }
+
+    fn snapshot(&self, range: KeyRange, keys_only: bool) -> UpstreamEvents {
+        snapshot::snapshot(Arc::clone(&self.shared), range, keys_only)
+    }
+
+    fn probe(&self) -> latest::Receiver<Vec<ProbeSample>> {
+        self.shared.samples.subscribe()
+    }
+}
+
+/// Reads etcd's newest revision linearizably, by the first key of `read`.
+pub(super) async fn read_head(shared: &Shared, read: &KeyRange) -> Result<Header, Failure> {
+    let request = &single_key(read.key().clone(), None);
+    let answer = shared.unary(|_, connection| async move {
+        let asked_at = Instant::now();
+        let answer = range(
+            &shared.auth,
+            &connection,
+            READ_TIMEOUT,
+            request,
+            SINGLE_KEY_BYTES_MAX,
+        )
+        .await?;
+        let header = convert::header(answer.header.as_ref())?;
+        shared.newest.update(header, asked_at);
+        Ok(header)
+    });
+    answer.await
+}
+
+impl Shared {
+    /// Makes a call at one endpoint after the other until one does not lose it.
+    /// A connection that was used before may have broken meanwhile, which shows
+    /// only now: such an endpoint gets a second chance.
+    pub(super) async fn unary<T, F>(
+        &self,
+        call: impl Fn(Arc<Endpoint>, Arc<Connection>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut last = Failure::lost("no endpoint");
+        for endpoint in self.endpoints.for_unary() {
+            let (connection, was_used) = endpoint.unary();
+            let mut outcome = call(Arc::clone(&endpoint), Arc::clone(&connection)).await;
+            if was_used && matches!(outcome, Err(Failure::Lost { .. })) && !connection.is_usable() {
+                let (connection, _) = endpoint.unary();
+                outcome = call(Arc::clone(&endpoint), connection).await;
+            }
+            match outcome {
+                Err(Failure::Lost { why }) => {
+                    endpoint.failed();
+                    debug!(endpoint = %endpoint.name, why, "no answer from etcd");
+                    last = Failure::Lost { why };
+                }
+                other => {
+                    endpoint.succeeded(None);
+                    return other;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Who serves a connection and in which version; asked once a connection,
+    /// told once a member. `None`: not to be found out now.
+    pub(super) async fn server_version(
+        &self,
+        connection: &Connection,
+        endpoint: &str,
+    ) -> Option<ServerVersion> {
+        let ask = || async {
+            let token = self.auth.token().await?;
+            let asked = maintenance::server_version(connection, &token);
+            match timeout(STATUS_TIMEOUT, asked).await {
+                Ok(Ok(version)) => Ok(version),
+                Ok(Err(error)) => Err(Failure::lost(client_text(&error))),
+                Err(_) => Err(Failure::lost("no answer in time")),
+            }
+        };
+        match connection.version.get_or_try_init(ask).await {
+            Ok(server) => {
+                self.announce(*server, endpoint);
+                Some(*server)
+            }
+            Err(failure) => {
+                warn!(endpoint, %failure, "version of etcd unknown: not asking it for progress");
+                None
+            }
+        }
+    }
+
+    fn announce(&self, server: ServerVersion, endpoint: &str) {
+        let version = server
+            .version
+            .map_or_else(|| "unknown".to_owned(), |version| version.to_string());
+        let is_new = self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((server.member_id, version.clone()));
+        if !is_new {
+            return;
+        }
+        let asks_progress = server
+            .version
+            .is_some_and(|version| version.answers_progress_soundly());
+        let idle_proof = if asks_progress { "progress" } else { "delay" };
+        let member_id = format!("{:x}", server.member_id);
+        info!(endpoint, member_id, version, idle_proof, "etcd member");
+        for defect in server
+            .version
+            .into_iter()
+            .flat_map(|version| version.defects())
+        {
+            warn!(
+                version,
+                defect, "this version of etcd has a defect fixed in a later one"
+            );
+        }
+    }
+}
