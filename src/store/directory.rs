@@ -1,0 +1,272 @@
+//! The store's directory: who may use it, what lies where, and how a corrupt
+//! store is moved aside.
+//!
+//! ```text
+//! <data-dir>/lock                          held while open
+//! <data-dir>/checkpoints/witness           see witness.rs; also says the format
+//! <data-dir>/checkpoints/tree/             sled's
+//! <data-dir>/checkpoints/rehearsal/        a copy of tree, only while opening
+//! <data-dir>/checkpoints.corrupt-<time>/   quarantined
+//! ```
+//!
+//! `checkpoints` appears with its witness in one rename, and leaves in one:
+//! no crash makes half a store.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::{StoreError, witness::Witness};
+
+/// Makes a file's content survive a power cut.
+///
+/// A seam for tests: anything that syncs less than [`FdataSync`] breaks the
+/// promise of a durable answer.
+pub trait DiskSync: Send + Sync + fmt::Debug + 'static {
+    /// Returns once everything written to `file` is on disk.
+    ///
+    /// # Errors
+    /// What the disk said; the content is in doubt then.
+    fn sync_data(&self, file: &File) -> io::Result<()>;
+}
+
+/// fdatasync(2).
+#[derive(Clone, Copy, Debug)]
+pub struct FdataSync;
+
+impl DiskSync for FdataSync {
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+}
+
+/// What can be wrong, told apart by what is to be done.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// Another process has it.
+    Locked,
+    /// The system refused. Says nothing about the content.
+    Io { path: PathBuf, source: io::Error },
+    /// The content is wrong.
+    Corrupt { path: PathBuf, cause: String },
+    /// The content is beyond us.
+    Newer { found: u32, known: u32 },
+}
+
+impl Fault {
+    pub(super) fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io {
+            path: path.into(),
+            source,
+        }
+    }
+
+    pub(super) fn corrupt(path: impl Into<PathBuf>, cause: impl Into<String>) -> Self {
+        Self::Corrupt {
+            path: path.into(),
+            cause: cause.into(),
+        }
+    }
+
+    /// As met while opening.
+    pub(super) fn into_error(self, data_dir: &Path) -> StoreError {
+        use io::ErrorKind as Kind;
+        let show = |path: &Path| path.display().to_string();
+        match self {
+            Self::Locked => StoreError::Locked {
+                path: show(data_dir),
+            },
+            Self::Io { path, source } => match source.kind() {
+                Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => {
+                    StoreError::Unavailable {
+                        path: show(data_dir),
+                        cause: format!("{}: {source}", path.display()),
+                    }
+                }
+                _ => StoreError::Unreadable {
+                    path: show(&path),
+                    cause: source.to_string(),
+                },
+            },
+            Self::Corrupt { path, cause } => StoreError::Corrupt {
+                path: show(&path),
+                cause,
+            },
+            Self::Newer { found, known } => StoreError::NewerFormat {
+                path: show(data_dir),
+                found,
+                known,
+            },
+        }
+    }
+}
+
+/// A data directory that is ours until dropped.
+#[derive(Debug)]
+pub(super) struct Directory {
+    data_dir: PathBuf,
+    /// The lock lasts as long as this is open.
+    _lock: File,
+}
+
+impl Directory {
+    /// Creates `data_dir` where it is missing, and locks it.
+    pub(super) fn lock(data_dir: &Path) -> Result<Self, Fault> {
+        fs::create_dir_all(data_dir).map_err(|err| Fault::io(data_dir, err))?;
+        let path = data_dir.join("lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|err| Fault::io(&path, err))?;
+        lock.try_lock().map_err(|err| match err {
+            TryLockError::WouldBlock => Fault::Locked,
+            TryLockError::Error(err) => Fault::io(&path, err),
+        })?;
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    pub(super) fn witness(&self) -> PathBuf {
+        self.store().join("witness")
+    }
+
+    pub(super) fn tree(&self) -> PathBuf {
+        self.store().join("tree")
+    }
+
+    pub(super) fn rehearsal(&self) -> PathBuf {
+        self.store().join("rehearsal")
+    }
+
+    fn store(&self) -> PathBuf {
+        self.data_dir.join("checkpoints")
+    }
+
+    /// Creates an empty store, unless there is one in whatever state.
+    pub(super) fn create_store(&self) -> Result<(), Fault> {
+        let store = self.store();
+        if exists(&store)? {
+            return Ok(());
+        }
+        let new = self.data_dir.join("checkpoints.new");
+        remove_dir(&new)?;
+        fs::create_dir(&new)
+            .and_then(|()| Witness::create(&new.join("witness")))
+            .and_then(|()| sync_dir(&new))
+            .and_then(|()| fs::rename(&new, &store))
+            .and_then(|()| sync_dir(&self.data_dir))
+            .map_err(|err| Fault::io(&store, err))
+    }
+
+    /// Moves the store aside; says where to.
+    pub(super) fn quarantine(&self) -> Result<PathBuf, Fault> {
+        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let now = now.replace(['-', ':'], "");
+        // Bounded: a second one within a second is rare, a tenth is a loop.
+        for attempt in 1..10 {
+            let suffix = if attempt == 1 {
+                String::new()
+            } else {
+                format!("-{attempt}")
+            };
+            let aside = self
+                .data_dir
+                .join(format!("checkpoints.corrupt-{now}{suffix}"));
+            if exists(&aside)? {
+                continue;
+            }
+            return fs::rename(self.store(), &aside)
+                .and_then(|()| sync_dir(&self.data_dir))
+                .map(|()| aside)
+                .map_err(|err| Fault::io(self.store(), err));
+        }
+        let source = io::Error::from(io::ErrorKind::AlreadyExists);
+        Err(Fault::io(self.store(), source))
+    }
+}
+
+/// Whether there is anything of this name. Unlike `Path::exists`, a refusal is no "no".
+pub(super) fn exists(path: &Path) -> Result<bool, Fault> {
+    path.try_exists().map_err(|err| Fault::io(path, err))
+}
+
+/// Removes a directory of ours, if it is there.
+pub(super) fn remove_dir(path: &Path) -> Result<(), Fault> {
+    match fs::remove_dir_all(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Fault::io(path, err)),
+        _ => Ok(()),
+    }
+}
+
+/// Calls `visit` on every file below `path`, then on every directory.
+pub(super) fn walk(
+    path: &Path,
+    visit: &mut dyn FnMut(&Path, bool) -> io::Result<()>,
+) -> Result<(), Fault> {
+    let at = |err| Fault::io(path, err);
+    for entry in fs::read_dir(path).map_err(at)? {
+        let entry = entry.map_err(at)?;
+        let child = entry.path();
+        if entry.file_type().map_err(at)?.is_dir() {
+            walk(&child, visit)?;
+        } else {
+            visit(&child, false).map_err(|err| Fault::io(&child, err))?;
+        }
+    }
+    visit(path, true).map_err(at)
+}
+
+/// Fails unless every file below `path` may be read and written.
+pub(super) fn check_access(path: &Path) -> Result<(), Fault> {
+    walk(path, &mut |path, is_dir| {
+        if !is_dir {
+            OpenOptions::new().read(true).write(true).open(path)?;
+        }
+        Ok(())
+    })
+}
+
+/// Makes everything below `path` survive a power cut, names included.
+pub(super) fn sync_all(path: &Path) -> Result<(), Fault> {
+    walk(path, &mut |path, _| File::open(path)?.sync_all())
+}
+
+/// Copies the files below `from` into `to`, which must not exist.
+pub(super) fn copy_dir(from: &Path, to: &Path) -> Result<(), Fault> {
+    let mut files = Vec::new();
+    let mut directories = Vec::new();
+    walk(from, &mut |path, is_dir| {
+        let list = if is_dir { &mut directories } else { &mut files };
+        list.push(path.to_owned());
+        Ok(())
+    })?;
+    let counterpart = |path: &Path| {
+        path.strip_prefix(from)
+            .map_or(to.into(), |rest| to.join(rest))
+    };
+    for directory in &directories {
+        let copy = counterpart(directory);
+        fs::create_dir_all(&copy).map_err(|err| Fault::io(&copy, err))?;
+    }
+    for file in &files {
+        let copy = counterpart(file);
+        fs::copy(file, &copy).map_err(|err| Fault::io(&copy, err))?;
+    }
+    Ok(())
+}
+
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

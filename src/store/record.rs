@@ -1,0 +1,361 @@
+//! What a record looks like on disk.
+//!
+//! Owns the version and the strictness: what is decoded satisfies the same
+//! rules as what may be encoded, so nothing impossible gets in or out.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prost::Message;
+
+use super::rows::RECORD_BYTES_MAX;
+use crate::{
+    proto::watchmark::v1::{self, StoredFingerprint, StoredSubscription},
+    resume::{ClientId, Fingerprint, History, KeyRange, Proof, Record, Revision, Selection},
+};
+
+/// Of `StoredSubscription`. Raise it when an older watchmark would misread a record.
+pub(super) const RECORD_VERSION: u32 = 1;
+
+/// A record that contradicts itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidRecord {
+    /// The delay rule never assumes less than what is acknowledged.
+    #[error("the assumed position is below the checkpoint")]
+    AssumedBelowCheckpoint,
+    /// Something moved a checkpoint that does not exist.
+    #[error("there is a proof but no checkpoint")]
+    ProofWithoutCheckpoint,
+    /// The fingerprint would vouch for a history not yet acknowledged.
+    #[error("the fingerprint is above the checkpoint")]
+    FingerprintAboveCheckpoint,
+    /// etcd has no empty key.
+    #[error("the fingerprint has an empty key")]
+    FingerprintWithoutKey,
+    /// Above what etcd's own limits make possible.
+    #[error("it takes more than {RECORD_BYTES_MAX} bytes")]
+    TooLarge,
+}
+
+/// Why stored bytes are no record.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum DecodeRecord {
+    /// A newer watchmark wrote it.
+    #[error("a record has version {found}, this watchmark reads up to {RECORD_VERSION}")]
+    Newer {
+        /// Of the record.
+        found: u32,
+    },
+    /// It is not what any watchmark writes.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+fn malformed(what: impl ToString) -> DecodeRecord {
+    DecodeRecord::Malformed(what.to_string())
+}
+
+/// Checks what must hold before a record is written and after it is read.
+pub(super) fn check(record: &Record) -> Result<(), InvalidRecord> {
+    let Some(checkpoint) = record.checkpoint else {
+        return match record.proof {
+            Proof::Fresh => check_fingerprint_key(record),
+            Proof::Acked | Proof::Progress | Proof::Delay => {
+                Err(InvalidRecord::ProofWithoutCheckpoint)
+            }
+        };
+    };
+    if record.assumed.is_some_and(|assumed| assumed < checkpoint) {
+        return Err(InvalidRecord::AssumedBelowCheckpoint);
+    }
+    let fingerprint = record.history.fingerprint.as_ref();
+    if fingerprint.is_some_and(|it| it.mod_revision > checkpoint) {
+        return Err(InvalidRecord::FingerprintAboveCheckpoint);
+    }
+    check_fingerprint_key(record)
+}
+
+fn check_fingerprint_key(record: &Record) -> Result<(), InvalidRecord> {
+    match &record.history.fingerprint {
+        Some(fingerprint) if fingerprint.key.is_empty() => {
+            Err(InvalidRecord::FingerprintWithoutKey)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The bytes of a valid record, written at `now`.
+pub(super) fn encode(
+    client_id: &ClientId,
+    record: &Record,
+    now: SystemTime,
+) -> Result<Vec<u8>, InvalidRecord> {
+    check(record)?;
+    let Record {
+        selection,
+        checkpoint,
+        proof,
+        assumed,
+        history,
+        pending_snapshot,
+    } = record;
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let stored = StoredSubscription {
+        version: RECORD_VERSION,
+        client_id: client_id.as_str().to_owned(),
+        key: selection.range.key().clone(),
+        range_end: selection.range.range_end().clone(),
+        no_put: selection.no_put,
+        no_delete: selection.no_delete,
+        checkpoint: Revision::to_wire(*checkpoint),
+        proof: proof_to_wire(*proof).into(),
+        assumed: Revision::to_wire(*assumed),
+        fingerprint: history.fingerprint.as_ref().map(|it| StoredFingerprint {
+            key: it.key.clone(),
+            mod_revision: it.mod_revision.get(),
+            deleted: it.deleted,
+        }),
+        cluster_id: history.cluster_id,
+        raft_term: history.raft_term,
+        pending_snapshot: reason_to_wire(*pending_snapshot).into(),
+        written_at_ms: i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX),
+    };
+    let bytes = stored.encode_to_vec();
+    if bytes.len() > RECORD_BYTES_MAX {
+        return Err(InvalidRecord::TooLarge);
+    }
+    Ok(bytes)
+}
+
+/// The record in `bytes`, and whose it is.
+///
+/// # Errors
+/// Whatever [`encode`] cannot have written, and versions above ours.
+pub(super) fn decode(bytes: &[u8]) -> Result<(ClientId, Record), DecodeRecord> {
+    let stored = StoredSubscription::decode(bytes).map_err(malformed)?;
+    match stored.version {
+        RECORD_VERSION => {}
+        0 => return Err(malformed("a record has no version")),
+        found => return Err(DecodeRecord::Newer { found }),
+    }
+    let client_id = ClientId::parse(&stored.client_id).map_err(malformed)?;
+    let within = |what: String| malformed(format!("record of {client_id}: {what}"));
+    if stored.written_at_ms < 0 {
+        return Err(within("written before 1970".to_owned()));
+    }
+    let record = record_of(stored).map_err(within)?;
+    check(&record).map_err(|invalid| within(invalid.to_string()))?;
+    Ok((client_id, record))
+}
+
+fn record_of(stored: StoredSubscription) -> Result<Record, String> {
+    let proof = v1::Proof::try_from(stored.proof).map_err(|err| err.to_string())?;
+    let reason =
+        v1::SnapshotReason::try_from(stored.pending_snapshot).map_err(|err| err.to_string())?;
+    let range = KeyRange::new(stored.key, stored.range_end).map_err(|err| err.to_string())?;
+    let fingerprint = stored.fingerprint.map(fingerprint_of).transpose()?;
+    Ok(Record {
+        selection: Selection {
+            range,
+            no_put: stored.no_put,
+            no_delete: stored.no_delete,
+        },
+        checkpoint: position_of("checkpoint", stored.checkpoint)?,
+        proof: proof_of(proof),
+        assumed: position_of("assumed", stored.assumed)?,
+        history: History {
+            cluster_id: stored.cluster_id,
+            raft_term: stored.raft_term,
+            fingerprint,
+        },
+        pending_snapshot: reason_of(reason),
+    })
+}
+
+fn position_of(name: &str, revision: i64) -> Result<Option<Revision>, String> {
+    match revision {
+        0 => Ok(None),
+        _ => Revision::new(revision)
+            .map(Some)
+            .ok_or_else(|| format!("{name} is {revision}")),
+    }
+}
+
+fn fingerprint_of(stored: StoredFingerprint) -> Result<Fingerprint, String> {
+    Ok(Fingerprint {
+        key: stored.key,
+        mod_revision: Revision::new(stored.mod_revision)
+            .ok_or_else(|| format!("a mod_revision is {}", stored.mod_revision))?,
+        deleted: stored.deleted,
+    })
+}
+
+const fn proof_to_wire(proof: Proof) -> v1::Proof {
+    match proof {
+        Proof::Fresh => v1::Proof::Unspecified,
+        Proof::Acked => v1::Proof::Acked,
+        Proof::Progress => v1::Proof::Progress,
+        Proof::Delay => v1::Proof::Delay,
+    }
+}
+
+const fn proof_of(proof: v1::Proof) -> Proof {
+    match proof {
+        v1::Proof::Unspecified => Proof::Fresh,
+        v1::Proof::Acked => Proof::Acked,
+        v1::Proof::Progress => Proof::Progress,
+        v1::Proof::Delay => Proof::Delay,
+    }
+}
+
+const fn reason_to_wire(reason: Option<crate::resume::SnapshotReason>) -> v1::SnapshotReason {
+    use crate::resume::SnapshotReason as Reason;
+    match reason {
+        None => v1::SnapshotReason::Unspecified,
+        Some(Reason::First) => v1::SnapshotReason::First,
+        Some(Reason::Compacted) => v1::SnapshotReason::Compacted,
+        Some(Reason::HistoryReplaced) => v1::SnapshotReason::HistoryReplaced,
+        Some(Reason::Requested) => v1::SnapshotReason::Requested,
+    }
+}
+
+const fn reason_of(reason: v1::SnapshotReason) -> Option<crate::resume::SnapshotReason> {
+    use crate::resume::SnapshotReason as Reason;
+    match reason {
+        v1::SnapshotReason::Unspecified => None,
+        v1::SnapshotReason::First => Some(Reason::First),
+        v1::SnapshotReason::Compacted => Some(Reason::Compacted),
+        v1::SnapshotReason::HistoryReplaced => Some(Reason::HistoryReplaced),
+        v1::SnapshotReason::Requested => Some(Reason::Requested),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resume::SnapshotReason;
+    use proptest::prelude::*;
+
+    fn revision(n: i64) -> Revision {
+        Revision::new(n).unwrap()
+    }
+
+    fn full() -> Record {
+        Record {
+            selection: Selection {
+                range: KeyRange::prefix("orders/".into()),
+                no_put: false,
+                no_delete: true,
+            },
+            checkpoint: Some(revision(40)),
+            proof: Proof::Progress,
+            assumed: Some(revision(50)),
+            history: History {
+                cluster_id: u64::MAX,
+                raft_term: 7,
+                fingerprint: Some(Fingerprint {
+                    key: "orders/1".into(),
+                    mod_revision: revision(40),
+                    deleted: true,
+                }),
+            },
+            pending_snapshot: Some(SnapshotReason::Requested),
+        }
+    }
+
+    fn id() -> ClientId {
+        ClientId::parse("billing/eu:1").unwrap()
+    }
+
+    fn stored(change: impl FnOnce(&mut StoredSubscription)) -> Vec<u8> {
+        let bytes = encode(&id(), &full(), SystemTime::now()).unwrap();
+        let mut stored = StoredSubscription::decode(&bytes[..]).unwrap();
+        change(&mut stored);
+        stored.encode_to_vec()
+    }
+
+    #[test]
+    fn a_record_survives_the_round_trip_in_full() {
+        let fresh = Record::new(full().selection);
+        for record in [full(), fresh] {
+            let bytes = encode(&id(), &record, SystemTime::now()).unwrap();
+            assert_eq!(decode(&bytes), Ok((id(), record)));
+        }
+    }
+
+    #[test]
+    fn a_record_that_contradicts_itself_is_not_encoded() {
+        let cases: [(fn(&mut Record), InvalidRecord); 4] = [
+            (
+                |it| it.assumed = Some(revision(39)),
+                InvalidRecord::AssumedBelowCheckpoint,
+            ),
+            (
+                |it| it.checkpoint = None,
+                InvalidRecord::ProofWithoutCheckpoint,
+            ),
+            (
+                |it| it.checkpoint = Some(revision(39)),
+                InvalidRecord::FingerprintAboveCheckpoint,
+            ),
+            (
+                |it| it.history.fingerprint.as_mut().unwrap().key = "".into(),
+                InvalidRecord::FingerprintWithoutKey,
+            ),
+        ];
+        for (spoil, expected) in cases {
+            let mut record = full();
+            spoil(&mut record);
+            let refusal = encode(&id(), &record, SystemTime::now()).unwrap_err();
+            assert_eq!(refusal, expected);
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_told_apart_from_damage() {
+        let newer = stored(|it| it.version = 2);
+        assert_eq!(decode(&newer), Err(DecodeRecord::Newer { found: 2 }));
+    }
+
+    #[test]
+    fn impossible_values_are_refused() {
+        let spoils: [fn(&mut StoredSubscription); 13] = [
+            |it| it.version = 0,
+            |it| it.client_id = "a b".to_owned(),
+            |it| it.client_id.clear(),
+            |it| it.key = "".into(),
+            |it| it.range_end = "a".into(),
+            |it| it.checkpoint = -1,
+            |it| it.assumed = i64::MIN,
+            |it| it.assumed = 1,
+            |it| it.proof = 4,
+            |it| it.pending_snapshot = -1,
+            |it| it.fingerprint.as_mut().unwrap().mod_revision = 0,
+            |it| it.fingerprint.as_mut().unwrap().mod_revision = 41,
+            |it| it.written_at_ms = -1,
+        ];
+        for (number, spoil) in spoils.into_iter().enumerate() {
+            let refusal = decode(&stored(spoil)).unwrap_err();
+            assert!(
+                matches!(refusal, DecodeRecord::Malformed(_)),
+                "case {number}: {refusal:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn what_decodes_after_damage_still_obeys_the_rules(at in 0_usize..100, bit in 0_u8..8) {
+            let mut bytes = stored(|_| {});
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            if let Ok((_, record)) = decode(&bytes) {
+                prop_assert_eq!(check(&record), Ok(()));
+            }
+        }
+    }
+}

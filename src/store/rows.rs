@@ -1,0 +1,319 @@
+//! How records lie in the tree, and how its content is verified.
+//!
+//! A record is one protobuf, cut into chunks: sled moves a page larger than a
+//! quarter of a segment into a file of its own that it never syncs, and splits
+//! pages by count, not by size. Short hashed keys and small chunks keep every
+//! page far below that, whatever a client_id or a key is called.
+//!
+//! Every group commit writes, in the same atomic batch, how many there were
+//! and a digest of all records. The tree is trusted exactly when its records
+//! match that digest and the witness knows of no later commit.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hasher as _,
+};
+
+use prost::Message;
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
+
+use super::record::{self, DecodeRecord};
+use crate::{
+    proto::watchmark::v1::StoredCommit,
+    resume::{ClientId, Record},
+};
+
+/// Of `StoredCommit` and of how the rows are keyed.
+const COMMIT_VERSION: u32 = 1;
+/// Shorter than every other key, which are of `ROW_KEY_BYTES`.
+const COMMIT_KEY: &[u8] = b"commit";
+/// 16 of a hash of the client_id, 2 of the chunk's number.
+const ROW_KEY_BYTES: usize = 16 + 2;
+/// sled's pages have up to 17 rows: 17 * (768 + 18) < 64 KiB / 4.
+const CHUNK_BYTES: usize = 768;
+/// So that a chunk's number fits: 48 MiB, above what a gRPC message carries.
+pub(super) const RECORD_BYTES_MAX: usize = CHUNK_BYTES * (u16::MAX as usize);
+
+/// A key and what it holds.
+pub(super) type Row = (Vec<u8>, Vec<u8>);
+
+/// A row to write, or to delete.
+pub(super) type RowChange = (Vec<u8>, Option<Vec<u8>>);
+
+/// Which store this is: random, made once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Instance(pub(super) u128);
+
+impl Instance {
+    /// Of the bytes of one record, encoded.
+    fn hash(self, bytes: &[u8]) -> u128 {
+        let [high, low] = [self.0 >> 64, self.0 & u128::from(u64::MAX)]
+            .map(|half| u64::try_from(half).unwrap_or_default());
+        hash128(SipHasher13::new_with_keys(high, low), bytes)
+    }
+}
+
+fn hash128(mut hasher: SipHasher13, bytes: &[u8]) -> u128 {
+    hasher.write(bytes);
+    hasher.finish128().as_u128()
+}
+
+/// What one group commit left behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Commit {
+    /// Counts group commits from 1; 0: there was none.
+    pub(super) sequence: u64,
+    /// How many records there are.
+    pub(super) records: u64,
+    /// The sum of all records' hashes: changes one record at a time, and
+    /// depends on no order.
+    pub(super) digest: u128,
+}
+
+/// One stored record.
+#[derive(Clone, Debug)]
+struct Entry {
+    record: Record,
+    hash: u128,
+    chunks: usize,
+}
+
+/// One change, encoded.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// Whose.
+    pub(super) client_id: ClientId,
+    /// The record and its encoding; `None` removes.
+    pub(super) write: Option<(Record, Vec<u8>)>,
+}
+
+/// Every durable record.
+#[derive(Clone, Debug)]
+pub(super) struct Contents {
+    instance: Instance,
+    commit: Commit,
+    entries_by_client_id: BTreeMap<ClientId, Entry>,
+}
+
+/// Why the rows are not the content of a sound store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Unsound {
+    /// A newer watchmark wrote it.
+    Newer(u32),
+    /// They do not fit together.
+    Corrupt(String),
+}
+
+fn corrupt<T>(what: impl Into<String>) -> Result<T, Unsound> {
+    Err(Unsound::Corrupt(what.into()))
+}
+
+/// A group of changes, ready to be written; becomes part of [`Contents`] once durable.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// What the tree must apply atomically.
+    pub(super) rows: Vec<RowChange>,
+    /// What the witness must hold then.
+    pub(super) commit: Commit,
+    entries: HashMap<ClientId, Option<Entry>>,
+}
+
+impl Contents {
+    /// Of a new store.
+    pub(super) const fn empty(instance: Instance) -> Self {
+        Self {
+            instance,
+            commit: Commit {
+                sequence: 0,
+                records: 0,
+                digest: 0,
+            },
+            entries_by_client_id: BTreeMap::new(),
+        }
+    }
+
+    pub(super) const fn commit(&self) -> Commit {
+        self.commit
+    }
+
+    pub(super) fn record(&self, client_id: &ClientId) -> Option<&Record> {
+        Some(&self.entries_by_client_id.get(client_id)?.record)
+    }
+
+    pub(super) fn client_ids(&self) -> Vec<ClientId> {
+        self.entries_by_client_id.keys().cloned().collect()
+    }
+
+    /// Puts `changes`, in order, into one group. Changes nothing yet.
+    pub(super) fn group(&self, changes: impl IntoIterator<Item = Change>) -> Group {
+        let mut entries = HashMap::new();
+        let mut encodings_by_client_id = HashMap::new();
+        for Change { client_id, write } in changes {
+            let (entry, bytes) = match write {
+                Some((record, bytes)) => {
+                    let entry = Entry {
+                        record,
+                        hash: self.instance.hash(&bytes),
+                        chunks: bytes.len().div_ceil(CHUNK_BYTES),
+                    };
+                    (Some(entry), bytes)
+                }
+                None => (None, Vec::new()),
+            };
+            entries.insert(client_id.clone(), entry);
+            encodings_by_client_id.insert(client_id, bytes);
+        }
+        let mut commit = self.commit;
+        commit.sequence += 1;
+        let mut rows = Vec::with_capacity(entries.len() + 1);
+        for (client_id, entry) in &entries {
+            let old = self.entries_by_client_id.get(client_id);
+            commit.records += u64::from(entry.is_some());
+            commit.records -= u64::from(old.is_some());
+            let hash = |entry: Option<&Entry>| entry.map_or(0, |it| it.hash);
+            commit.digest = commit.digest.wrapping_add(hash(entry.as_ref()));
+            commit.digest = commit.digest.wrapping_sub(hash(old));
+            let bytes = &encodings_by_client_id[client_id];
+            let mut chunks = bytes.chunks(CHUNK_BYTES);
+            let had = old.map_or(0, |it| it.chunks);
+            let has = entry.as_ref().map_or(0, |it| it.chunks);
+            for number in 0..had.max(has) {
+                let chunk = chunks.next().map(<[u8]>::to_vec);
+                rows.push((row_key(client_id, number), chunk));
+            }
+        }
+        rows.push((COMMIT_KEY.to_vec(), Some(self.encode_commit(commit))));
+        Group {
+            rows,
+            commit,
+            entries,
+        }
+    }
+
+    /// The group is durable.
+    pub(super) fn accept(&mut self, group: Group) {
+        self.commit = group.commit;
+        for (client_id, entry) in group.entries {
+            match entry {
+                Some(entry) => self.entries_by_client_id.insert(client_id, entry),
+                None => self.entries_by_client_id.remove(&client_id),
+            };
+        }
+    }
+
+    fn encode_commit(&self, commit: Commit) -> Vec<u8> {
+        let stored = StoredCommit {
+            version: COMMIT_VERSION,
+            instance: self.instance.0.to_le_bytes().to_vec().into(),
+            sequence: commit.sequence,
+            records: commit.records,
+            digest: commit.digest.to_le_bytes().to_vec().into(),
+        };
+        stored.encode_to_vec()
+    }
+
+    /// The content of a tree, given all its rows in order, where the witness
+    /// holds `answered`.
+    pub(super) fn verify(
+        instance: Instance,
+        answered: Commit,
+        rows: &[Row],
+    ) -> Result<Self, Unsound> {
+        let Some(at) = rows.iter().position(|(key, _)| key == COMMIT_KEY) else {
+            if !rows.is_empty() {
+                return corrupt(format!("{} rows and no commit among them", rows.len()));
+            }
+            if answered.sequence > 0 {
+                return corrupt(format!("empty, after {} commits", answered.sequence));
+            }
+            return Ok(Self::empty(instance));
+        };
+        let commit = decode_commit(instance, &rows[at].1)?;
+        if commit.sequence < answered.sequence {
+            return corrupt(format!(
+                "rolled back to commit {}, but commit {} was answered",
+                commit.sequence, answered.sequence
+            ));
+        }
+        if commit.sequence == answered.sequence && commit != answered {
+            return corrupt(format!(
+                "commit {} is not the one that was answered",
+                commit.sequence
+            ));
+        }
+        let mut contents = Self::empty(instance);
+        let mut digest = 0_u128;
+        for chunks in [&rows[..at], &rows[at + 1..]]
+            .into_iter()
+            .flat_map(|part| part.chunk_by(|(a, _), (b, _)| a.get(..16) == b.get(..16)))
+        {
+            let (client_id, entry) = join(instance, chunks)?;
+            digest = digest.wrapping_add(entry.hash);
+            contents.entries_by_client_id.insert(client_id, entry);
+        }
+        let found = Commit {
+            sequence: commit.sequence,
+            records: u64::try_from(contents.entries_by_client_id.len()).unwrap_or(u64::MAX),
+            digest,
+        };
+        if found != commit {
+            return corrupt(format!(
+                "{} records do not match what commit {} left, which were {}",
+                found.records, commit.sequence, commit.records
+            ));
+        }
+        contents.commit = commit;
+        Ok(contents)
+    }
+}
+
+fn row_key(client_id: &ClientId, number: usize) -> Vec<u8> {
+    let hash = hash128(SipHasher13::new(), client_id.as_str().as_bytes());
+    let number = u16::try_from(number).unwrap_or(u16::MAX);
+    [&hash.to_be_bytes()[..], &number.to_be_bytes()].concat()
+}
+
+fn join(instance: Instance, chunks: &[Row]) -> Result<(ClientId, Entry), Unsound> {
+    let bytes: Vec<u8> = chunks
+        .iter()
+        .flat_map(|(_, chunk)| chunk)
+        .copied()
+        .collect();
+    let (client_id, record) = record::decode(&bytes).map_err(|err| match err {
+        DecodeRecord::Newer { found } => Unsound::Newer(found),
+        DecodeRecord::Malformed(what) => Unsound::Corrupt(what),
+    })?;
+    for (number, (key, _)) in chunks.iter().enumerate() {
+        if key.len() != ROW_KEY_BYTES || *key != row_key(&client_id, number) {
+            return corrupt(format!("a row of {client_id} is where it does not belong"));
+        }
+    }
+    let entry = Entry {
+        record,
+        hash: instance.hash(&bytes),
+        chunks: chunks.len(),
+    };
+    Ok((client_id, entry))
+}
+
+fn decode_commit(instance: Instance, bytes: &[u8]) -> Result<Commit, Unsound> {
+    let stored =
+        StoredCommit::decode(bytes).map_err(|err| Unsound::Corrupt(format!("commit: {err}")))?;
+    match stored.version {
+        COMMIT_VERSION => {}
+        0 => return corrupt("the commit has no version"),
+        found => return Err(Unsound::Newer(found)),
+    }
+    let wide = |bytes: &[u8]| bytes.try_into().map(u128::from_le_bytes).ok();
+    if wide(&stored.instance) != Some(instance.0) {
+        return corrupt("the records are of another store than the witness");
+    }
+    match wide(&stored.digest) {
+        Some(digest) if stored.sequence > 0 => Ok(Commit {
+            sequence: stored.sequence,
+            records: stored.records,
+            digest,
+        }),
+        _ => corrupt("the commit is malformed"),
+    }
+}
