@@ -18,11 +18,11 @@ use tracing::{info, warn};
 
 pub use self::listener::{Connection, Connections, ListenError, Peer};
 use crate::{
-    config::Config,
+    config::{Config, OnCorruptStore},
     grpc::{Api, EdgeRules},
     session::{Registry, RegistrySettings},
-    store::CheckpointStore,
-    upstream::Upstream,
+    store::{self, CheckpointStore, DiskStore},
+    upstream::{Etcd, EtcdConfig, Upstream},
 };
 
 /// After the drain: for the last answers to leave, and streams to end.
@@ -97,12 +97,35 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
         .await
         .map_err(|error| RunError::Config(error.to_string()))?;
     let origin = Instant::now();
-    let (store, upstream) = open(config)?;
+    let (store, upstream) = open(config, origin)?;
     serve(config, rules, connections, store, upstream, origin).await
 }
 
-fn open(_config: &Config) -> Result<(Arc<dyn CheckpointStore>, Arc<dyn Upstream>), RunError> {
-    Err(anyhow::anyhow!("no store and no etcd connector yet").into())
+/// The store, or the exit code 3; etcd's connector, which dials no one yet.
+fn open(
+    config: &Config,
+    origin: Instant,
+) -> Result<(Arc<dyn CheckpointStore>, Arc<dyn Upstream>), RunError> {
+    let etcd = Etcd::connect(EtcdConfig {
+        endpoints: config.etcd.endpoints.clone(),
+        user: config.etcd.user.clone(),
+        password_file: config.etcd.password_file.clone(),
+        ca_file: config.etcd.ca_file.clone(),
+        cert_file: config.etcd.cert_file.clone(),
+        key_file: config.etcd.key_file.clone(),
+        snapshot_page_bytes: config.snapshot_page_bytes,
+        probe_interval: config.probe_interval,
+        max_catchups: config.max_catchups,
+        origin,
+    })
+    .map_err(|error| RunError::Config(error.to_string()))?;
+    let on_corrupt = match config.on_corrupt_store {
+        OnCorruptStore::Fail => store::OnCorruptStore::Fail,
+        OnCorruptStore::Quarantine => store::OnCorruptStore::Quarantine,
+    };
+    let store = DiskStore::open(&config.data_dir, on_corrupt)
+        .map_err(|error| RunError::OpenStore(error.to_string()))?;
+    Ok((Arc::new(store), Arc::new(etcd)))
 }
 
 /// Serves `connections` from `store` and `upstream` until a signal, then drains.
