@@ -11,4 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod errors;
+mod resume;
 mod smoke;
+mod takeover;
