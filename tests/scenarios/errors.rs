@@ -116,11 +116,11 @@ async fn acks_that_cannot_be_taken_are_refused_and_change_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ack_inside_a_partial_revision_is_refused() {
     let scenario = Scenario::start(&[]).await;
-    // One revision that is larger than a message may be.
+    // Their deletion is one revision of six messages: 600 times 40 kB.
     let value = vec![b'v'; 40_000];
-    for block in 0..10 {
+    for block in 0..20 {
         let ops = (0..30).map(|n| {
-            let key = format!("a/{block}{n:02}");
+            let key = format!("a/{block:02}{n:02}");
             etcd_client::TxnOp::put(key, value.clone(), None)
         });
         scenario.writer.txn(ops.collect()).await.unwrap();
@@ -138,14 +138,17 @@ async fn an_ack_inside_a_partial_revision_is_refused() {
         _ => None,
     });
     let Events {
-        revision, partial, ..
+        revision,
+        partial,
+        events,
     } = first.await;
     assert_eq!((revision, partial), (deleted, true));
-    // No later part is read before this: what was read is all that was promised.
-    let before = subscriber.ack(start).await.unwrap();
-    assert_eq!(before, start);
+    // The rest is far more than fits into any buffer on the way.
+    let refused = subscriber.ack(deleted).await.unwrap_err();
+    assert_eq!(refused.cause(), (Code::OutOfRange, "ACK_BEYOND_DELIVERED"));
+    assert_eq!(subscriber.ack(start).await.unwrap(), start);
     let (_, rest) = subscriber.next_events().await;
-    assert!(rest.len() < 300);
+    assert_eq!(events.len() + rest.len(), 600);
     assert_eq!(subscriber.ack(deleted).await.unwrap(), deleted);
     drop(subscriber);
     scenario.finish().await;

@@ -11,7 +11,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod atomicity;
+mod cluster;
+mod compaction;
+mod drain;
 mod errors;
+mod history_replaced;
+mod idle_advance;
+mod options;
 mod resume;
+mod slow_subscriber;
 mod smoke;
 mod takeover;
+mod upstream_loss;

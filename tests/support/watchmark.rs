@@ -90,6 +90,14 @@ impl Watchmark {
         .await;
     }
 
+    /// Changes where it looks for etcd, from its next start on.
+    pub(crate) fn use_endpoints(&mut self, endpoints: &[String]) {
+        self.args
+            .retain(|arg| !arg.starts_with("--etcd-endpoints="));
+        let endpoints = endpoints.join(",");
+        self.args.push(format!("--etcd-endpoints={endpoints}"));
+    }
+
     /// Starts it without waiting for anything.
     pub(crate) fn launch(&mut self) {
         assert!(self.process.is_none(), "watchmark runs already");
