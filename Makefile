@@ -11,7 +11,7 @@ ETCD ?= etcd
 # How many tests, and so etcds, run at once.
 TEST_THREADS ?= 4
 # The tests that depend on the version of etcd.
-ETCD_TESTS ?= --test scenarios
+ETCD_TESTS ?= --test scenarios --test upstream
 
 export ETCD TEST_THREADS
 

@@ -109,6 +109,10 @@ fn session_names_the_traits_but_not_what_implements_them() {
         broken(&[store, (session, "use crate::store::Store;")]),
         [""; 0]
     );
+    let upstream = "mod permit; pub use self::permit::CatchUpPermit;";
+    let upstream = ("src/upstream/mod.rs", upstream);
+    let permit = (session, "use crate::upstream::CatchUpPermit;");
+    assert_eq!(broken(&[upstream, permit]), [""; 0]);
 }
 
 #[test]

@@ -25,6 +25,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 ];
 const EVERYTHING: &[&str] = &["*"];
 
+/// What the traits of `upstream` and `store` speak of, though a module of its
+/// own holds it: `session` may name it.
+const VOCABULARY: &[[&str; 2]] = &[["upstream", "CatchUpPermit"]];
+
 /// Crates that one place alone names: (crate, where its files begin).
 const ONLY_IN: &[(&str, &str)] = &[("etcd_client", "src/upstream/"), ("sled", "src/store/sled")];
 
@@ -127,7 +131,10 @@ fn imports(top: &str, named: &Named, implementations: &BTreeSet<Vec<String>>) ->
         return Some(format!("{top} names {path}"));
     }
     let inner = rest.first().map(|name| vec![target.clone(), name.clone()]);
-    let hidden = inner.is_some_and(|inner| implementations.contains(&inner) || inner[1] == "*");
+    let hidden = inner.is_some_and(|inner| {
+        let spoken_of = VOCABULARY.iter().any(|name| inner == name);
+        (implementations.contains(&inner) && !spoken_of) || inner[1] == "*"
+    });
     if top == "session" && (target == "upstream" || target == "store") && hidden {
         return Some(format!(
             "session names {path}, which is not of the trait's own module"
