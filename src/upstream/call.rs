@@ -14,8 +14,10 @@ use super::{
     error::{Failure, Meaning},
 };
 use crate::{
-    proto::etcdserverpb::{RangeRequest, RangeResponse},
-    resume::Revision,
+    proto::etcdserverpb::{
+        RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, request_op,
+    },
+    resume::{KeyRange, Revision},
 };
 
 /// For one key.
@@ -104,3 +106,35 @@ pub(super) async fn range(
 
 /// For an answer that holds one key and no value.
 pub(super) const SINGLE_KEY_BYTES_MAX: usize = 4 << 20;
+
+/// Whether `read` may be read, all of it, with etcd's newest header: a
+/// read-only transaction whose branch that is not run reads it. etcd checks
+/// the permissions of both branches, so that this costs no key, and is
+/// linearizable as any read.
+pub(super) async fn check_permission(
+    auth: &Auth,
+    connection: &Connection,
+    deadline: Duration,
+    read: &KeyRange,
+) -> Result<TxnResponse, Failure> {
+    let read = RangeRequest {
+        key: read.key().clone(),
+        range_end: read.range_end().clone(),
+        limit: 1,
+        keys_only: true,
+        ..RangeRequest::default()
+    };
+    // Without a comparison the first branch is run, which is empty.
+    let transaction = TxnRequest {
+        success: Vec::new(),
+        failure: vec![RequestOp {
+            request: Some(request_op::Request::RequestRange(read)),
+        }],
+    };
+    call(auth, connection, deadline, |token| {
+        let mut kv = connection.kv();
+        let request = with_token(transaction.clone(), &token);
+        async move { kv.txn(request).await }
+    })
+    .await
+}

@@ -17,11 +17,14 @@ pub(super) enum Meaning {
     Compacted,
     /// etcd has not reached the revision asked for.
     FutureRevision,
-    /// The token is expired, unknown or outdated: a new one may help.
+    /// The token is expired or unknown: a new one may help.
     TokenRejected,
+    /// Users or roles changed since the token was made, or during the call.
+    TokenOutdated,
     /// The call carried no token, and etcd wants one.
     TokenMissing,
-    /// The identity may not do this. Before 3.5.6 an expired token looks the same.
+    /// The identity may not do this. To a watch a bad token looks the same
+    /// before 3.5.6.
     Denied,
     /// User or password is wrong.
     WrongCredentials,
@@ -39,14 +42,16 @@ pub(super) enum Meaning {
 
 /// Texts that say more than the code. On some versions a watch's cancel
 /// reason is the whole `rpc error: code = … desc = …`, so they are searched for.
-const TEXTS: [(&str, Meaning); 9] = [
+const TEXTS: [(&str, Meaning); 10] = [
     ("required revision has been compacted", Meaning::Compacted),
     (
         "required revision is a future revision",
         Meaning::FutureRevision,
     ),
     ("invalid auth token", Meaning::TokenRejected),
-    ("revision of auth store is old", Meaning::TokenRejected),
+    ("revision of auth store is old", Meaning::TokenOutdated),
+    // 3.5.1 to a transaction.
+    ("revision in header is old", Meaning::TokenOutdated),
     ("user name is empty", Meaning::TokenMissing),
     ("authentication failed", Meaning::WrongCredentials),
     ("authentication is not enabled", Meaning::AuthenticationOff),
@@ -105,7 +110,7 @@ impl Meaning {
     pub(super) const fn may_be_the_token(self) -> bool {
         matches!(
             self,
-            Self::TokenRejected | Self::TokenMissing | Self::Denied
+            Self::TokenRejected | Self::TokenOutdated | Self::TokenMissing | Self::Denied
         )
     }
 }
@@ -177,6 +182,7 @@ impl Failure {
             // users yet; that passes.
             Meaning::TokenMissing
             | Meaning::TokenRejected
+            | Meaning::TokenOutdated
             | Meaning::AuthenticationOff
             | Meaning::Retryable => Self::lost(text),
         }
@@ -252,7 +258,12 @@ mod tests {
             (
                 Code::InvalidArgument,
                 "etcdserver: revision of auth store is old",
-                Meaning::TokenRejected,
+                Meaning::TokenOutdated,
+            ),
+            (
+                Code::Unknown,
+                "auth: revision in header is old",
+                Meaning::TokenOutdated,
             ),
             (
                 Code::InvalidArgument,
@@ -348,7 +359,7 @@ mod tests {
             ),
             (
                 "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old",
-                Meaning::TokenRejected,
+                Meaning::TokenOutdated,
             ),
             ("mvcc: watcher range is empty", Meaning::Retryable),
             (

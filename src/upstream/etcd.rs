@@ -52,8 +52,9 @@ pub(super) struct Shared {
     pub(super) catch_ups: CatchUps,
     pub(super) live: Arc<LiveRanges>,
     pub(super) samples: latest::Sender<Vec<ProbeSample>>,
-    /// Members whose version is in the log, as (member_id, version).
-    announced: Mutex<BTreeSet<(u64, String)>>,
+    /// What is in the log: members with their version, and versions (`None`)
+    /// with their defects.
+    announced: Mutex<BTreeSet<(Option<u64>, String)>>,
 }
 
 impl Etcd {
@@ -206,12 +207,15 @@ impl Shared {
         let version = server
             .version
             .map_or_else(|| "unknown".to_owned(), |version| version.to_string());
-        let is_new = self
-            .announced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert((server.member_id, version.clone()));
-        if !is_new {
+        let (is_new_member, is_new_version) = {
+            let announced = self.announced.lock();
+            let mut announced = announced.unwrap_or_else(PoisonError::into_inner);
+            (
+                announced.insert((Some(server.member_id), version.clone())),
+                announced.insert((None, version.clone())),
+            )
+        };
+        if !is_new_member {
             return;
         }
         let asks_progress = server
@@ -220,8 +224,8 @@ impl Shared {
         let idle_proof = if asks_progress { "progress" } else { "delay" };
         let member_id = format!("{:x}", server.member_id);
         info!(endpoint, member_id, version, idle_proof, "etcd member");
-        for defect in server
-            .version
+        let version_known = server.version.filter(|_| is_new_version);
+        for defect in version_known
             .into_iter()
             .flat_map(|version| version.defects())
         {

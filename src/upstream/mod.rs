@@ -95,6 +95,6 @@ pub trait Upstream: Send + Sync + 'static {
     /// `SnapshotPage`s, `SnapshotEnded`. Reads no further than it is polled.
     fn snapshot(&self, range: KeyRange, keys_only: bool) -> UpstreamEvents;
 
-    /// The newest sample of every member that serves a watch.
+    /// The newest sample of every member that answered where a watch is served.
     fn probe(&self) -> latest::Receiver<Vec<ProbeSample>>;
 }

@@ -2,10 +2,6 @@
 //! etcd checks a watch only when it is created. Owns the samples; refuses to
 //! sample a server that serves no watch. Invariant: `asked_at` is before the
 //! revision was read, and a sample names the member that answered.
-//!
-//! A sample is a read-only transaction whose branch that is not run reads a
-//! watched range. etcd checks permission for both branches, so that it answers
-//! for the whole range at the cost of no key.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{debug, warn};
 
 use super::{
-    call::{call, with_token},
+    call::check_permission,
     convert,
     endpoints::Endpoint,
     error::Failure,
@@ -22,8 +18,8 @@ use super::{
     live::{RangeId, id},
 };
 use crate::{
-    proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest, TxnResponse, request_op::Request},
-    resume::{KeyRange, ProbeSample, RefusalKind},
+    proto::etcdserverpb::TxnResponse,
+    resume::{Header, KeyRange, ProbeSample, RefusalKind},
 };
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,13 +70,7 @@ async fn probe(shared: &Shared, endpoint: &Endpoint, range: KeyRange) -> Option<
     let (connection, _) = endpoint.probe();
     let now = Instant::now();
     let asked_at = now.duration_since(shared.config.origin);
-    let request = check(&range);
-    let answer = call(&shared.auth, &connection, PROBE_TIMEOUT, |token| {
-        let mut kv = connection.kv();
-        let request = with_token(request.clone(), &token);
-        async move { kv.txn(request).await }
-    })
-    .await;
+    let answer = check_permission(&shared.auth, &connection, PROBE_TIMEOUT, &range).await;
     match answer.and_then(|answer| sample(&answer, asked_at)) {
         Ok((sample, header)) => {
             shared.newest.update(header, now);
@@ -98,27 +88,7 @@ async fn probe(shared: &Shared, endpoint: &Endpoint, range: KeyRange) -> Option<
     }
 }
 
-/// With no comparison the first branch is run, which is empty.
-fn check(range: &KeyRange) -> TxnRequest {
-    let read = RangeRequest {
-        key: range.key().clone(),
-        range_end: range.range_end().clone(),
-        limit: 1,
-        keys_only: true,
-        ..RangeRequest::default()
-    };
-    TxnRequest {
-        success: Vec::new(),
-        failure: vec![RequestOp {
-            request: Some(Request::RequestRange(read)),
-        }],
-    }
-}
-
-fn sample(
-    answer: &TxnResponse,
-    asked_at: Duration,
-) -> Result<(ProbeSample, crate::resume::Header), Failure> {
+fn sample(answer: &TxnResponse, asked_at: Duration) -> Result<(ProbeSample, Header), Failure> {
     let header = convert::header(answer.header.as_ref())?;
     let sample = ProbeSample {
         member_id: answer.header.as_ref().map_or(0, |header| header.member_id),

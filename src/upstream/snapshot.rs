@@ -74,6 +74,12 @@ pub(super) fn snapshot(shared: Arc<Shared>, of: KeyRange, keys_only: bool) -> Up
     })
 }
 
+impl Source {
+    fn streams(&self) -> bool {
+        !self.is_paged && self.endpoint.has_range_stream()
+    }
+}
+
 struct Page {
     pairs: Vec<KeyValue>,
     more: bool,
@@ -93,6 +99,8 @@ struct Source {
     endpoint: Arc<Endpoint>,
     connection: Arc<Connection>,
     chunks: Option<Streaming<RangeStreamResponse>>,
+    /// The server's chunks grow beyond what this side takes.
+    is_paged: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -140,6 +148,7 @@ impl<'a> Reader<'a> {
             endpoint,
             connection,
             chunks: None,
+            is_paged: false,
         });
         let page = self.page(answer)?;
         Ok((header, page))
@@ -147,18 +156,14 @@ impl<'a> Reader<'a> {
 
     /// Goes on after the last page.
     async fn next(&mut self) -> Result<Page, Failure> {
-        if self
-            .source
-            .as_ref()
-            .is_some_and(|s| s.endpoint.has_range_stream())
-        {
-            match self.next_chunk().await {
-                Err(Failure::Unimplemented) => {
-                    if let Some(source) = &self.source {
-                        source.endpoint.set_no_range_stream();
-                    }
+        if self.source.as_ref().is_some_and(Source::streams) {
+            let chunk = self.next_chunk().await;
+            match (&chunk, &mut self.source) {
+                (Err(Failure::Unimplemented), Some(source)) => {
+                    source.endpoint.set_no_range_stream();
                 }
-                other => return other,
+                (Err(Failure::TooLarge), Some(source)) => source.is_paged = true,
+                _ => return chunk,
             }
         }
         let source = self.source.as_ref().ok_or(Malformed::Page)?;
@@ -179,8 +184,10 @@ impl<'a> Reader<'a> {
         self.page(answer)
     }
 
-    /// The rest in one stream, which the server cuts into chunks.
+    /// The rest in one stream, which the server cuts into chunks: by the keys
+    /// of the chunk before, so that 3.7.3 sends 40 MiB where values grow.
     async fn next_chunk(&mut self) -> Result<Page, Failure> {
+        let answer_bytes_max = self.plan.answer_bytes_max();
         let auth = &self.shared.auth;
         let source = self.source.as_mut().ok_or(Malformed::Page)?;
         let connection = &source.connection;
@@ -188,8 +195,7 @@ impl<'a> Reader<'a> {
             Some(chunks) => chunks,
             None => {
                 call(auth, connection, PAGE_TIMEOUT, |token| {
-                    // A chunk is as large as a pair at least.
-                    let mut kv = connection.kv().max_decoding_message_size(usize::MAX);
+                    let mut kv = connection.kv().max_decoding_message_size(answer_bytes_max);
                     let request = with_token(self.rest.clone(), &token);
                     async move { kv.range_stream(request).await }
                 })

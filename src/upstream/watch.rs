@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::{
     UpstreamEvents, UpstreamItem, Watch, WatchSpec,
-    call::{judge, with_token},
+    call::{READ_TIMEOUT, check_permission, judge, with_token},
     catchup::{CatchUpPermit, PermitSlot},
     connect::WatchSlot,
     convert::{self, Malformed},
@@ -216,6 +216,15 @@ async fn create(shared: &Shared, slot: &WatchSlot, spec: &WatchSpec) -> Result<C
                 });
             }
         };
+        if !renewed && meaning == Meaning::Denied {
+            // Before 3.5.6 a bad token looks the same, but not to a read; which
+            // also renews it.
+            let range = &spec.selection.range;
+            check_permission(&shared.auth, connection, READ_TIMEOUT, range).await?;
+            token = shared.auth.token().await?;
+            renewed = true;
+            continue;
+        }
         // A stream keeps its token, so a new token needs a new stream.
         if !renewed && let Some(newer) = shared.auth.renew(&token, meaning).await? {
             token = newer;

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 use watchmark::{
     proto::watchmark::v1::{Event, KeyValue},
-    resume::{Guard, GuardReading, KeyRange, Refusal, Revision, Selection, WatchOpened, input},
+    resume::{Guard, KeyRange, Refusal, Revision, Selection, WatchOpened, input},
     upstream::{Etcd, Upstream, UpstreamEvents, Watch, WatchSpec},
 };
 

@@ -8,7 +8,7 @@ use watchmark::{
 
 use super::{
     harness::{Item, ended, events, next, open, prefix, revision, spec},
-    server::{Server, version},
+    server::{Server, answers_progress_soundly},
 };
 
 #[tokio::test]
@@ -32,8 +32,7 @@ async fn opened_with_its_guard_comes_before_the_history() {
     assert_eq!(mod_revision, Some(revision(first)));
     assert_eq!(header.revision, revision(first + 3));
     assert!(header.cluster_id != 0 && header.raft_term != 0 && opened.member_id != 0);
-    let sound = version() >= (3, 6, 0);
-    assert_eq!(opened.can_ask_progress, sound);
+    assert_eq!(opened.can_ask_progress, answers_progress_soundly());
     let (found, _) = events(&mut watch, 2).await;
     assert_eq!(
         found,

@@ -12,6 +12,7 @@ use etcd_client::{Client, CompactionOptions, ConnectOptions, Error};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::sleep;
+use tonic::Code;
 use watchmark::upstream::EtcdConfig;
 
 /// Longer than anything should take on two busy cores.
@@ -32,22 +33,26 @@ impl Server {
     pub(crate) async fn start(extra: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let server = Self::launch(dir, "http", extra);
+        server.client_ready().await;
+        server
+    }
+
+    /// Waits until it answers.
+    pub(crate) async fn client_ready(&self) {
         let options = ConnectOptions::new().with_timeout(Duration::from_secs(2));
-        let mut client = Client::connect([server.endpoint()], Some(options))
-            .await
-            .unwrap();
+        let client = Client::connect([self.endpoint()], Some(options)).await;
+        let mut client = client.unwrap();
         // Where authentication is on, a refusal is an answer too.
         until("etcd to serve", async || {
             match client.get("ready", None).await {
                 Ok(_) => Some(()),
-                Err(Error::GRpcStatus(status)) if status.code() == tonic::Code::InvalidArgument => {
+                Err(Error::GRpcStatus(status)) if status.code() == Code::InvalidArgument => {
                     Some(())
                 }
                 Err(_) => None,
             }
         })
         .await;
-        server
     }
 
     /// Starts etcd in `dir` and does not wait.
@@ -170,6 +175,15 @@ pub(crate) fn version() -> (u32, u32, u32) {
         .map(|n| n.parse().unwrap());
     let mut next = || numbers.next().unwrap();
     (next(), next(), next())
+}
+
+/// Whether it answers progress requests, and never ahead of events.
+pub(crate) fn answers_progress_soundly() -> bool {
+    match version() {
+        (3, 4, patch) => patch >= 31,
+        (3, 5, patch) => patch >= 13,
+        version => version >= (3, 6, 0),
+    }
 }
 
 /// The flag that sets how often etcd certifies progress unasked.

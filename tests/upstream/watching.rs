@@ -6,7 +6,7 @@ use watchmark::upstream::Etcd;
 
 use super::{
     harness::{Item, events, next, open, revision, spec},
-    server::{Server, progress_notify_flag, version},
+    server::{Server, answers_progress_soundly, progress_notify_flag},
     snapshots::fill,
 };
 
@@ -82,7 +82,7 @@ async fn asked_for_progress_is_answered_where_it_is_sound_and_nowhere_else() {
     let last = server.put(&[("a/1", "1"), ("b/1", "1")]).await;
     let etcd = Etcd::connect(server.config()).unwrap();
     let (mut watch, opened) = open(&etcd, spec("a/", last - 1)).await;
-    assert_eq!(opened.can_ask_progress, version() >= (3, 6, 0));
+    assert_eq!(opened.can_ask_progress, answers_progress_soundly());
     let asked = Instant::now();
     loop {
         let _ = watch.ask_progress.try_send(());
