@@ -273,7 +273,8 @@ async fn a_range_is_required_allowed_and_the_stored_one() {
     served
         .fixture
         .store
-        .insert("orders", Record::new(selection()));
+        .insert("orders", Record::new(selection()))
+        .await;
     let _stream = served.subscribe(nameless).await;
     served.fixture.asked_snapshot().await;
     let other = SubscribeRequest {
@@ -299,7 +300,8 @@ async fn acks_that_cannot_be_are_refused() {
     served
         .fixture
         .store
-        .insert("known", Record::new(selection()));
+        .insert("known", Record::new(selection()))
+        .await;
     let status = served.refused_ack("known", 5, 0).await;
     check(&status, Code::FailedPrecondition, "NO_SESSION");
 
@@ -334,7 +336,7 @@ async fn a_lost_history_is_an_error_where_the_subscriber_chose_it() {
         checkpoint: Some(fake::rev(5)),
         ..Record::new(selection())
     };
-    served.fixture.store.insert("orders", record);
+    served.fixture.store.insert("orders", record).await;
     let failing = SubscribeRequest {
         on_compaction: CompactionPolicy::Fail.into(),
         ack_mode: AckMode::Auto.into(),
@@ -371,7 +373,7 @@ async fn etcd_away_and_store_away_are_unavailable_with_a_retry() {
     assert!(status.get_error_details().retry_info().is_some());
 
     let (_stream, ..) = served.live().await;
-    served.fixture.store.fail(true);
+    served.fixture.store.memory.fail("no space left on device");
     let status = served.refused_ack("orders", 11, 0).await;
     check(&status, Code::Unavailable, "STORE_UNAVAILABLE");
     assert!(status.get_error_details().retry_info().is_some());

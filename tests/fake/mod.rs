@@ -4,17 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::StreamExt;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 use watchmark::{
@@ -24,7 +23,7 @@ use watchmark::{
         Selection, SessionRequest, Settings, Start, WatchOpened, input::Upstream as Said,
     },
     session::{Message, Receiver, Registry, RegistrySettings},
-    store::{CheckpointStore, StoreError},
+    store::{CheckpointStore, Committed, MemoryStore, StoreError},
     upstream::{Upstream, UpstreamEvents, Watch, WatchSpec},
 };
 
@@ -49,98 +48,53 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     soon(what, polling).await;
 }
 
-type Held = (ClientId, Record, oneshot::Sender<Result<(), StoreError>>);
-
-/// Keeps records in memory; a test may hold writes back, or fail them.
+/// Records in memory, and a bug on demand.
 #[derive(Default)]
 pub(crate) struct FakeStore {
-    state: Mutex<StoreState>,
+    pub(crate) memory: MemoryStore,
     pub(crate) loads: AtomicUsize,
-}
-
-#[derive(Default)]
-struct StoreState {
-    records: BTreeMap<ClientId, Record>,
-    is_holding: bool,
-    held: Vec<Held>,
-    fails: bool,
-    panics_on_put: bool,
+    panics_on_put: AtomicBool,
 }
 
 impl FakeStore {
-    /// From now on writes wait for [`release`](Self::release).
-    pub(crate) fn hold(&self) {
-        self.state.lock().unwrap().is_holding = true;
-    }
-
-    pub(crate) fn held(&self) -> usize {
-        self.state.lock().unwrap().held.len()
-    }
-
-    pub(crate) fn release(&self) {
-        let mut state = self.state.lock().unwrap();
-        state.is_holding = false;
-        for (client_id, record, answer) in std::mem::take(&mut state.held) {
-            state.records.insert(client_id, record);
-            let _ = answer.send(Ok(()));
-        }
-    }
-
-    /// From now on writes fail, or no longer.
-    pub(crate) fn fail(&self, fails: bool) {
-        self.state.lock().unwrap().fails = fails;
-    }
-
     /// The next write panics in the task that asks for it.
     pub(crate) fn panic_on_next_put(&self) {
-        self.state.lock().unwrap().panics_on_put = true;
+        self.panics_on_put.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn checkpoint(&self, name: &str) -> Option<i64> {
-        let state = self.state.lock().unwrap();
-        let record = state.records.get(&client_id(name))?;
+        let record = self.memory.load(&client_id(name)).unwrap()?;
         record.checkpoint.map(Revision::get)
     }
 
-    pub(crate) fn insert(&self, name: &str, record: Record) {
-        let mut state = self.state.lock().unwrap();
-        state.records.insert(client_id(name), record);
+    pub(crate) async fn insert(&self, name: &str, record: Record) {
+        let stored = self.memory.put(&client_id(name), record);
+        stored.await.unwrap().unwrap();
     }
 }
 
 impl CheckpointStore for FakeStore {
     fn load(&self, client_id: &ClientId) -> Result<Option<Record>, StoreError> {
         self.loads.fetch_add(1, Ordering::Relaxed);
-        Ok(self.state.lock().unwrap().records.get(client_id).cloned())
+        self.memory.load(client_id)
     }
 
     fn client_ids(&self) -> Vec<ClientId> {
-        self.state.lock().unwrap().records.keys().cloned().collect()
+        self.memory.client_ids()
     }
 
-    fn put(
-        &self,
-        client_id: &ClientId,
-        record: Record,
-    ) -> oneshot::Receiver<Result<(), StoreError>> {
-        let (answer, receiver) = oneshot::channel();
-        let mut state = self.state.lock().unwrap();
-        if std::mem::take(&mut state.panics_on_put) {
-            drop(state);
-            panic!("a bug, as the test ordered");
-        }
-        if state.fails {
-            let _ = answer.send(Err(StoreError::Unavailable {
-                path: "fake".to_owned(),
-                cause: "no space left on device".to_owned(),
-            }));
-        } else if state.is_holding {
-            state.held.push((client_id.clone(), record, answer));
-        } else {
-            state.records.insert(client_id.clone(), record);
-            let _ = answer.send(Ok(()));
-        }
-        receiver
+    fn put(&self, client_id: &ClientId, record: Record) -> Committed {
+        let panics = self.panics_on_put.swap(false, Ordering::Relaxed);
+        assert!(!panics, "a bug, as the test ordered");
+        self.memory.put(client_id, record)
+    }
+
+    fn remove(&self, client_id: &ClientId) -> Committed {
+        self.memory.remove(client_id)
+    }
+
+    fn readiness(&self) -> watch::Receiver<bool> {
+        self.memory.readiness()
     }
 }
 
