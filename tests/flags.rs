@@ -97,6 +97,43 @@ fn a_password_is_never_a_flags_value() {
 }
 
 #[test]
+fn what_is_said_of_etcd_is_checked_before_a_socket_is_bound() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--listen={}", taken.local_addr().unwrap());
+    for (flag, bad) in [
+        (
+            "--etcd-endpoints",
+            &["--etcd-endpoints=ftp://127.0.0.1:2379"][..],
+        ),
+        ("--etcd-endpoints", &["--etcd-endpoints="]),
+        ("--etcd-password-file", &["--etcd-user=app"]),
+        (
+            "--etcd-password-file",
+            &["--etcd-user=app", "--etcd-password-file=/nonexistent"],
+        ),
+        (
+            "--etcd-ca-file",
+            &[
+                "--etcd-endpoints=https://a:1",
+                "--etcd-ca-file=/nonexistent",
+            ],
+        ),
+        (
+            "--etcd-key-file",
+            &[
+                "--etcd-endpoints=https://a:1",
+                "--etcd-cert-file=/nonexistent",
+            ],
+        ),
+    ] {
+        let output = serve(&[&[&*listen], bad].concat(), &[]);
+        check(flag, &output);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!told.contains("in use"), "{told}");
+    }
+}
+
+#[test]
 fn a_default_prefix_that_nobody_may_watch_is_refused() {
     let flags = [
         "--default-prefix=a/",

@@ -1,9 +1,9 @@
 //! The composition root: sockets, store, etcd, subscriptions, server; and how
 //! they stop.
 //!
-//! Order: sockets first (a port in use is bad configuration), then the store
-//! and etcd, then callers are let in. It stops in the reverse order, and
-//! nothing depends on that: a kill at any moment is safe.
+//! Order: what flags say of etcd, then sockets (a port in use is bad
+//! configuration), then the store, then callers are let in. It stops in the
+//! reverse order, and nothing depends on that: a kill at any moment is safe.
 
 mod listener;
 
@@ -21,8 +21,8 @@ use crate::{
     config::{Config, OnCorruptStore},
     grpc::{Api, EdgeRules},
     session::{Registry, RegistrySettings},
-    store::{self, CheckpointStore, DiskStore},
-    upstream::{Etcd, EtcdConfig, Upstream},
+    store::{self, CheckpointStore, DiskStore, StoreError},
+    upstream::{Etcd, EtcdConfig, EtcdConfigError, Upstream},
 };
 
 /// After the drain: for the last answers to leave, and streams to end.
@@ -93,20 +93,26 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
                 .to_owned(),
         ));
     }
+    let origin = Instant::now();
+    let etcd = connect(config, origin).map_err(|error| RunError::Config(error.to_string()))?;
     let connections = Connections::bind(&config.listen)
         .await
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let origin = Instant::now();
-    let (store, upstream) = open(config, origin)?;
-    serve(config, rules, connections, store, upstream, origin).await
+    let store = open_store(config).map_err(|error| RunError::OpenStore(error.to_string()))?;
+    serve(
+        config,
+        rules,
+        connections,
+        Arc::new(store),
+        Arc::new(etcd),
+        origin,
+    )
+    .await
 }
 
-/// The store, or the exit code 3; etcd's connector, which dials no one yet.
-fn open(
-    config: &Config,
-    origin: Instant,
-) -> Result<(Arc<dyn CheckpointStore>, Arc<dyn Upstream>), RunError> {
-    let etcd = Etcd::connect(EtcdConfig {
+/// Dials nobody yet.
+fn connect(config: &Config, origin: Instant) -> Result<Etcd, EtcdConfigError> {
+    Etcd::connect(EtcdConfig {
         endpoints: config.etcd.endpoints.clone(),
         user: config.etcd.user.clone(),
         password_file: config.etcd.password_file.clone(),
@@ -118,14 +124,14 @@ fn open(
         max_catchups: config.max_catchups,
         origin,
     })
-    .map_err(|error| RunError::Config(error.to_string()))?;
+}
+
+fn open_store(config: &Config) -> Result<DiskStore, StoreError> {
     let on_corrupt = match config.on_corrupt_store {
         OnCorruptStore::Fail => store::OnCorruptStore::Fail,
         OnCorruptStore::Quarantine => store::OnCorruptStore::Quarantine,
     };
-    let store = DiskStore::open(&config.data_dir, on_corrupt)
-        .map_err(|error| RunError::OpenStore(error.to_string()))?;
-    Ok((Arc::new(store), Arc::new(etcd)))
+    DiskStore::open(&config.data_dir, on_corrupt)
 }
 
 /// Serves `connections` from `store` and `upstream` until a signal, then drains.
