@@ -6,7 +6,7 @@
 use super::{Phase, Subscription, session::Opening};
 use crate::resume::{
     AckId, AckRefusal, Command, EndReason, Item, Proof, Record, Revision, SessionId, StoreFailed,
-    Time,
+    Time, ledger::Ledger,
 };
 
 /// How long after a failed write an automatic acknowledgement is stored again:
@@ -19,6 +19,9 @@ pub(super) struct Writes {
     durable: Option<Record>,
     in_flight: Option<Record>,
     wanted: Option<Record>,
+    /// A write that takes the checkpoint back failed, and may have reached the
+    /// disk all the same.
+    unsure: bool,
     waiting: Vec<(AckId, Revision)>,
 }
 
@@ -28,6 +31,7 @@ impl Writes {
             durable,
             in_flight: None,
             wanted: None,
+            unsure: false,
             waiting: Vec::new(),
         }
     }
@@ -51,8 +55,16 @@ impl Writes {
 
     /// Has `record` written, unless it is written already.
     pub(super) fn want(&mut self, record: Record) {
-        if self.current() != Some(&record) {
+        let is_known = !self.unsure || !self.are_done();
+        if self.current() != Some(&record) || !is_known {
             self.wanted = Some(record);
+        }
+    }
+
+    /// Has the record as it should be written although nothing changed.
+    fn write_again(&mut self) {
+        if let Some(record) = self.current().cloned() {
+            self.want(record);
         }
     }
 
@@ -77,7 +89,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
         } else if let Some(settled) = self.writes.settled_checkpoint()
             && revision <= settled
         {
-            self.reply(ack, Ok(settled));
+            if self.writes.unsure {
+                self.writes.write_again();
+                self.writes.waiting.push((ack, revision));
+            } else {
+                self.reply(ack, Ok(settled));
+            }
         } else if self.ledger.delivered() < Some(revision) || self.last_session.is_none() {
             let refusal = self.ack_refusal_without_delivery();
             self.reply(ack, Err(refusal));
@@ -150,10 +167,13 @@ impl<E: Item, K: Item> Subscription<E, K> {
             Ok(()) => {
                 debug_assert!(self.writes.in_flight.is_some(), "nothing was being written");
                 self.writes.durable = self.writes.in_flight.take().or(self.writes.durable.take());
+                self.writes.unsure = false;
                 self.settle();
             }
             Err(failed) => {
-                self.writes.in_flight = None;
+                let failed_at = self.writes.in_flight.take().map(|record| record.checkpoint);
+                self.writes.unsure |=
+                    failed_at.is_some_and(|at| at < self.writes.durable_checkpoint());
                 self.writes.wanted = None;
                 self.fail_acks(&AckRefusal::StoreFailed(failed.clone()));
                 let awaits_store = matches!(self.phase, Phase::AwaitingStore);
@@ -163,6 +183,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
                     // writes; one that waits for the last one's writes can.
                     if !awaits_store && !matches!(session.opening, Opening::Sent) {
                         self.end(EndReason::StoreFailed(failed));
+                        // Nor was anything delivered from where it would have begun.
+                        self.ledger = Ledger::new(self.writes.durable_checkpoint(), None);
                     }
                 }
             }

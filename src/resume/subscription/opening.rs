@@ -284,10 +284,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             // unless it takes the snapshot.
             return self.resync_own(SnapshotReason::HistoryReplaced, None);
         }
-        self.fail_acks(&AckRefusal::HistoryReplaced);
-        self.ledger = Ledger::default();
-        self.seen = Seen::default();
-        self.forget_checkpoint(SnapshotReason::HistoryReplaced);
+        self.forget_history();
         if self.is_open() {
             self.history_lost = true;
             self.end(EndReason::HistoryReplaced);
@@ -298,18 +295,23 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// The checkpoint means nothing any more; a stream that does not get as
     /// far as to acknowledge the snapshot is followed by one that is told why.
+    fn forget_history(&mut self) {
+        self.fail_acks(&AckRefusal::HistoryReplaced);
+        self.ledger = Ledger::default();
+        self.seen = Seen::default();
+        self.forget_checkpoint(SnapshotReason::HistoryReplaced);
+    }
+
+    /// Which cluster it was is kept as far as it is still true.
     pub(super) fn forget_checkpoint(&mut self, reason: SnapshotReason) {
-        if reason == SnapshotReason::HistoryReplaced {
-            self.replacement_told = false;
-        }
         if let Some(mut record) = self.writes.current().cloned() {
             record.checkpoint = None;
             record.proof = Proof::Fresh;
             record.assumed = None;
             record.pending_snapshot = Some(reason);
             record.history = History {
-                cluster_id: 0,
-                raft_term: 0,
+                cluster_id: self.seen.cluster_id,
+                raft_term: self.seen.raft_term,
                 fingerprint: None,
             };
             self.writes.want(record);

@@ -120,7 +120,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.writes.want(record.clone());
 
         if let Some(revision) = request.resume_after
-            && !self.must_tell_replacement(&record, &request)
+            && !must_tell_replacement(&record, &request)
         {
             return self.begin_attempt(Plan::Watch(Base {
                 revision,
@@ -139,14 +139,6 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 compact_revision: None,
             }),
         }
-    }
-
-    /// A position that the subscriber brings may be from before the history was
-    /// replaced: no guard can tell. Who chose to fail was told by the error.
-    fn must_tell_replacement(&self, record: &Record, request: &SessionRequest) -> bool {
-        record.pending_snapshot == Some(SnapshotReason::HistoryReplaced)
-            && request.on_compaction == OnCompaction::Resync
-            && !self.replacement_told
     }
 
     /// The history after the position is lost: a snapshot, or the end of the
@@ -257,4 +249,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
     fn refuse(&mut self, id: SessionId, reason: EndReason) {
         self.commands.push_back(Command::EndSession(id, reason));
     }
+}
+
+/// A position that the subscriber brings may be from before the history was
+/// replaced, and no guard can tell: it counts again once the snapshot is
+/// acknowledged. Who chose to fail was told by the error instead.
+fn must_tell_replacement(record: &Record, request: &SessionRequest) -> bool {
+    record.pending_snapshot == Some(SnapshotReason::HistoryReplaced)
+        && request.on_compaction == OnCompaction::Resync
 }

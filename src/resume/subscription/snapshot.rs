@@ -158,7 +158,6 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let message = snapshot.next_message()?;
         if let Message::SnapshotEnd { revision, .. } = message {
             let newest = snapshot.newest.take();
-            self.replacement_told |= snapshot.reason == SnapshotReason::HistoryReplaced;
             self.ledger.deliver_snapshot(revision, newest);
             self.assembler = Assembler::new(Some(revision));
             self.backoff.reset();

@@ -55,7 +55,7 @@ fn a_snapshot_in_place_of_a_compacted_resume_after_voids_a_later_checkpoint() {
     machine.subscribe_as(1, back);
     assert_eq!(
         machine.says(watch_opened(compacted_at(60))),
-        ["snapshot #2", "persist 0 fresh pending Compacted c0 t0"]
+        ["snapshot #2", "persist 0 fresh pending Compacted c1 t2"]
     );
     machine.persisted();
     assert_eq!(
