@@ -29,7 +29,7 @@ const AUTHENTICATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A token younger than this is not renewed: a denial it meets is meant. Below
 /// any sensible `--auth-token-ttl`.
 const FRESH: Duration = Duration::from_secs(2);
-/// The pause after a failure; it doubles.
+/// The pause after a failure; it doubles while the credentials are wrong.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// As the slowest retry of a subscription.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -80,9 +80,13 @@ struct Failures {
 
 impl Failures {
     fn pause(&self) -> Duration {
-        PAUSE_MIN
-            .saturating_mul(1 << self.count.min(16))
-            .min(PAUSE_MAX)
+        match &self.last {
+            Some((Failure::Refused(_), _)) => PAUSE_MIN
+                .saturating_mul(1 << self.count.min(16))
+                .min(PAUSE_MAX),
+            // When etcd is back it should not be waited for.
+            _ => PAUSE_MIN,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::error::Failure;
 use crate::resume::{Header, Revision};
 
 /// Behind etcd's newest revision, this is deep: five rounds of etcd's
@@ -77,42 +78,41 @@ impl NewestHeader {
 #[derive(Debug)]
 pub(super) struct CatchUps {
     permits: Arc<Semaphore>,
-    /// One reading serves all who wait for it.
-    reading: tokio::sync::Mutex<()>,
+    /// One reading serves all who wait for it, a failed one too: when it
+    /// ended, and how if it failed.
+    reading: tokio::sync::Mutex<Option<(Instant, Option<Failure>)>>,
 }
 
 impl CatchUps {
     pub(super) fn new(max: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
-            reading: tokio::sync::Mutex::new(()),
+            reading: tokio::sync::Mutex::default(),
         }
     }
 
     /// Waits for a permit if a watch that starts after `position` has much to
-    /// catch up with. `read_head` updates `newest`, or fails: then the backlog
-    /// counts as deep. Ends only with a permit, or by being dropped.
+    /// catch up with. `read_head` updates `newest`. Where it is refused, the
+    /// backlog counts as deep. The wait ends only with a permit, or by being
+    /// dropped.
+    ///
+    /// # Errors
+    /// The failure of `read_head`, if etcd is not there.
     pub(super) async fn admit(
         &self,
         position: Revision,
         newest: &NewestHeader,
-        read_head: impl Future<Output = ()>,
+        read_head: impl Future<Output = Result<Header, Failure>>,
         slot: &PermitSlot,
-    ) {
+    ) -> Result<(), Failure> {
         let head = match newest.recent() {
             Some(head) => Some(head),
-            None => {
-                let _reading = self.reading.lock().await;
-                if newest.recent().is_none() {
-                    read_head.await;
-                }
-                newest.recent()
-            }
+            None => self.head(newest, read_head).await?,
         };
         let is_deep = head
             .is_none_or(|head| head.revision.get().saturating_sub(position.get()) > DEEP_REVISIONS);
         if !is_deep {
-            return;
+            return Ok(());
         }
         // Never closed, so this waits for a permit and nothing else.
         if let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await
@@ -120,12 +120,38 @@ impl CatchUps {
         {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
         }
+        Ok(())
+    }
+
+    /// The newest header, read unless another did while this one waited.
+    async fn head(
+        &self,
+        newest: &NewestHeader,
+        read_head: impl Future<Output = Result<Header, Failure>>,
+    ) -> Result<Option<Header>, Failure> {
+        let asked_at = Instant::now();
+        let mut reading = self.reading.lock().await;
+        let outcome = match &*reading {
+            Some((ended_at, outcome)) if *ended_at >= asked_at => outcome.clone(),
+            _ => {
+                let outcome = read_head.await.err();
+                *reading = Some((Instant::now(), outcome.clone()));
+                outcome
+            }
+        };
+        match outcome {
+            Some(failure @ Failure::Lost { .. }) => Err(failure),
+            _ => Ok(newest.recent()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+    use crate::resume::{Refusal, RefusalKind};
 
     fn header(revision: i64) -> Header {
         Header {
@@ -135,10 +161,18 @@ mod tests {
         }
     }
 
+    fn refused() -> Failure {
+        Failure::Refused(Refusal {
+            kind: RefusalKind::PermissionDenied,
+            message: String::new(),
+        })
+    }
+
     async fn admit(ups: &CatchUps, newest: &NewestHeader, position: i64) -> CatchUpPermit {
         let (permit, slot) = CatchUpPermit::pending();
         let position = Revision::new(position).unwrap();
-        ups.admit(position, newest, async {}, &slot).await;
+        let read = async { Err(refused()) };
+        ups.admit(position, newest, read, &slot).await.unwrap();
         permit
     }
 
@@ -172,8 +206,28 @@ mod tests {
         let (permit, slot) = CatchUpPermit::pending();
         drop(permit);
         let position = Revision::new(1).unwrap();
-        ups.admit(position, &newest, async {}, &slot).await;
+        let read = async { Err(refused()) };
+        ups.admit(position, &newest, read, &slot).await.unwrap();
         assert_eq!(ups.permits.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_for_a_reading_share_its_failure() {
+        let (ups, newest) = (CatchUps::new(1), NewestHeader::default());
+        let readings = AtomicU32::new(0);
+        let admit = async || {
+            let (_permit, slot) = CatchUpPermit::pending();
+            let read = async {
+                readings.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                Err(Failure::lost("away"))
+            };
+            let position = Revision::new(1).unwrap();
+            ups.admit(position, &newest, read, &slot).await
+        };
+        let outcomes = futures_util::future::join_all((0..10).map(|_| admit())).await;
+        assert!(outcomes.iter().all(Result::is_err));
+        assert_eq!(readings.into_inner(), 1);
     }
 
     #[test]

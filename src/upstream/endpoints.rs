@@ -119,9 +119,12 @@ impl Endpoint {
         state.member_id = member_id.or(state.member_id);
     }
 
-    /// It did not answer as it should.
+    /// It did not answer as it should. What fails together counts once.
     pub(super) fn failed(&self) {
         let mut state = self.state();
+        if state.passed_over().is_some() {
+            return;
+        }
         let passed_over = PASSED_OVER_MIN
             .saturating_mul(1 << state.failures.min(16))
             .min(PASSED_OVER_MAX);
@@ -251,9 +254,19 @@ mod tests {
         let endpoints = endpoints(2);
         let [a, b] = [&endpoints.all()[0], &endpoints.all()[1]];
         a.failed();
+        tokio::time::advance(PASSED_OVER_MIN).await;
         a.failed();
         b.failed();
         assert_eq!(names(&endpoints.for_unary()), [&b.name, &a.name]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watches_of_one_broken_connection_count_as_one_failure() {
+        let endpoints = endpoints(2);
+        let first = Arc::clone(&endpoints.for_unary()[0]);
+        (0..100).for_each(|_| first.failed());
+        tokio::time::advance(PASSED_OVER_MIN).await;
+        assert_eq!(endpoints.for_unary()[0].name, first.name);
     }
 
     #[tokio::test]

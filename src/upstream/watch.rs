@@ -57,8 +57,11 @@ fn events(
     mut asked: mpsc::Receiver<()>,
 ) -> UpstreamEvents {
     Box::pin(stream! {
-        admit(&shared, &spec, &slot).await;
-        let (mut stream, opened) = match open(&shared, &spec).await {
+        let opened = match admit(&shared, &spec, &slot).await {
+            Ok(()) => open(&shared, &spec).await,
+            Err(failure) => Err(failure),
+        };
+        let (mut stream, opened) = match opened {
             Ok(opened) => opened,
             Err(failure) => {
                 yield failure.into();
@@ -81,23 +84,21 @@ fn events(
 }
 
 /// Waits for a permit, if there is much to catch up with.
-async fn admit(shared: &Shared, spec: &WatchSpec, slot: &PermitSlot) {
-    let read_head = async {
-        let range = KeyRange::new(spec.guard.key.clone(), bytes::Bytes::new());
-        let range = range.as_ref().unwrap_or(&spec.selection.range);
-        if let Err(failure) = read_head(shared, range).await {
-            debug!(%failure, "etcd's newest revision is not known: taking a catch-up permit");
-        }
-    };
+async fn admit(shared: &Shared, spec: &WatchSpec, slot: &PermitSlot) -> Result<(), Failure> {
+    let range = KeyRange::new(spec.guard.key.clone(), bytes::Bytes::new());
+    let range = range.as_ref().unwrap_or(&spec.selection.range);
+    let read_head = read_head(shared, range);
     let position = spec.guard.revision;
     shared
         .catch_ups
         .admit(position, &shared.newest, read_head, slot)
-        .await;
+        .await
 }
 
 /// An open watch.
 struct WatchStream {
+    /// What the creation already said of the watch.
+    first: Option<WatchResponse>,
     responses: Streaming<WatchResponse>,
     requests: mpsc::Sender<WatchRequest>,
     can_ask_progress: bool,
@@ -155,6 +156,7 @@ async fn open_at(
         guard,
     };
     let stream = WatchStream {
+        first: created.first,
         responses: created.responses,
         requests: created.requests,
         can_ask_progress,
@@ -168,6 +170,8 @@ async fn open_at(
 }
 
 struct Created {
+    /// Cancelled for compaction at once, which the guard tells better.
+    first: Option<WatchResponse>,
     responses: Streaming<WatchResponse>,
     requests: mpsc::Sender<WatchRequest>,
     member_id: u64,
@@ -203,14 +207,16 @@ async fn create(shared: &Shared, slot: &WatchSlot, spec: &WatchSpec) -> Result<C
                     "the stream ended before its watch was created",
                 ));
             }
-            Ok(Ok((_, Some(first)))) if first.canceled => {
+            Ok(Ok((_, Some(first)))) if first.canceled && first.compact_revision == 0 => {
                 let meaning = Meaning::of_cancel_reason(&first.cancel_reason);
                 (meaning, first.cancel_reason)
             }
             Ok(Ok((responses, Some(first)))) => {
-                let header = first.header.filter(|_| first.created);
+                let header = first.header.filter(|_| first.created || first.canceled);
+                let first = first.canceled.then_some(first);
                 return Ok(Created {
                     member_id: header.ok_or(Malformed::NotCreated)?.member_id,
+                    first,
                     responses,
                     requests,
                 });
@@ -252,6 +258,9 @@ enum Event {
 impl WatchStream {
     /// Cancel-safe.
     async fn next(&mut self, asked: &mut mpsc::Receiver<()>) -> Event {
+        if let Some(first) = self.first.take() {
+            return Event::Response(Ok(Some(first)));
+        }
         tokio::select! {
             biased;
             // Rare, and must not wait behind a busy stream.
