@@ -11,7 +11,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{oneshot, watch},
     time::Instant,
 };
 use tracing::{info, warn};
@@ -24,6 +24,10 @@ use crate::{
     store::{self, CheckpointStore, DiskStore, StoreError},
     upstream::{Etcd, EtcdConfig, EtcdConfigError, Upstream},
 };
+
+/// A client that lost its stream may reconnect to acknowledge what it got: only
+/// when none has been there for so long, none is waited for.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After the drain: for the last answers to leave, and streams to end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -175,15 +179,11 @@ async fn serve(
 
     info!(timeout = ?config.drain_timeout, "draining");
     health.set_serving(false).await;
-    let no_client_is_left = async {
-        // The sender lives as long as the server: there is no error.
-        let _ = open_connections.wait_for(|&open| open == 0).await;
-    };
     tokio::select! {
         () = registry.supervise() => {}
         ended = &mut server => return Err(server_ended(ended)),
         () = registry.drain() => info!("drained"),
-        () = no_client_is_left => info!("drained: no client is left"),
+        () = no_client_is_left(&mut open_connections) => info!("drained: no client is left"),
         () = tokio::time::sleep(config.drain_timeout) => {
             warn!(subscriptions = registry.running(), "drain timeout: not everything is acknowledged");
         }
@@ -193,6 +193,19 @@ async fn serve(
     // Clients that do not hang up are cut off.
     let _ = tokio::time::timeout(FLUSH_TIMEOUT, server).await;
     Ok(())
+}
+
+async fn no_client_is_left(open: &mut watch::Receiver<usize>) {
+    // The sender lives as long as the server, which outlives this: no errors.
+    while open.wait_for(|&open| open == 0).await.is_ok() {
+        let returned = open.wait_for(|&open| open > 0);
+        if tokio::time::timeout(RECONNECT_TIMEOUT, returned)
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
 }
 
 fn server_ended(ended: Result<(), tonic::transport::Error>) -> RunError {
