@@ -280,3 +280,6 @@ impl<E: Item> Assembler<E> {
         last
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,3 +137,6 @@ impl Ledger {
         self.marks = merged;
     }
 }
+
+#[cfg(test)]
+mod tests;

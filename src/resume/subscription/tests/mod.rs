@@ -5,6 +5,7 @@ mod delivery;
 mod harness;
 mod idle;
 mod replaced;
+mod sessions;
 mod snapshot;
 mod store;
 mod upstream;

@@ -65,3 +65,61 @@ fn an_automatic_ack_that_could_not_be_stored_is_stored_later_without_being_asked
     assert_eq!(machine.checkpoint(), 101);
     machine.outbox(1, OutboxRoom::Empty);
 }
+
+#[test]
+fn acks_that_could_not_be_stored_say_so_and_can_be_repeated() {
+    let mut machine = Machine::watching(100);
+    machine.says(response([put("a/1", 101), put("a/2", 102)]));
+    machine.ack(1, 101);
+    machine.ack(2, 102);
+    assert_eq!(
+        machine.persist_fails(),
+        ["ack 1 store failed: full", "ack 2 store failed: full"]
+    );
+    assert_eq!(machine.subscription.unacked_events(), 2);
+    assert_eq!(machine.ack(3, 102), ["persist 102 acked c1 t2 a/2@102"]);
+    assert_eq!(machine.persisted(), ["ack 3 ok 102"]);
+}
+
+#[test]
+fn a_failed_write_does_not_end_a_stream_that_is_open() {
+    let mut machine = Machine::watching(100);
+    machine.says(bookmark(110));
+    assert_eq!(machine.persist_fails(), NOTHING);
+    assert_eq!(machine.checkpoint(), 100);
+    assert_eq!(
+        machine.says(bookmark(120)),
+        ["s1 progress 120", "persist 120 progress c1 t2 a@100"]
+    );
+}
+
+#[test]
+fn a_position_brought_along_that_cannot_be_stored_ends_the_stream() {
+    let mut machine = Machine::stored(record(100));
+    let own = SessionRequest {
+        resume_after: Some(revision(50)),
+        ..request()
+    };
+    machine.subscribe_as(1, own);
+    machine.says(watch_opened(present(100, 7)));
+    assert_eq!(
+        machine.persist_fails(),
+        ["s1 end StoreFailed(StoreFailed(\"full\"))", "close"]
+    );
+    assert_eq!(machine.checkpoint(), 100);
+}
+
+#[test]
+fn a_failed_write_that_took_the_checkpoint_back_is_undone_before_it_is_relied_on() {
+    let mut machine = Machine::stored(record(100));
+    let own = SessionRequest {
+        resume_after: Some(revision(50)),
+        ..request()
+    };
+    machine.subscribe_as(1, own);
+    machine.says(watch_opened(present(100, 7)));
+    machine.persist_fails();
+    assert_eq!(machine.ack(1, 100), ["persist 100 acked c1 t2 a@100"]);
+    assert_eq!(machine.persisted(), ["ack 1 ok 100"]);
+    assert_eq!(machine.ack(2, 100), ["ack 2 ok 100"]);
+}
