@@ -208,10 +208,9 @@ impl Etcd {
 
     /// The mod_revision of `key` at `revision`, if it exists.
     fn changed(&self, key: &[u8], revision: i64) -> Option<i64> {
-        let entries = self.epochs[self.epoch()].iter().flatten();
+        let mut entries = self.epochs[self.epoch()].iter().flatten();
         entries
-            .filter(|entry| entry.key == key && entry.revision <= revision)
-            .next_back()
+            .rfind(|entry| entry.key == key && entry.revision <= revision)
             .filter(|entry| !entry.deleted)
             .map(|entry| entry.revision)
     }

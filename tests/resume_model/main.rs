@@ -13,10 +13,12 @@
     reason = "helpers of a test, which clippy does not recognise as such"
 )]
 
+mod acks;
 mod check;
 mod etcd;
 mod found;
 mod steps;
+mod store;
 mod upstream;
 mod world;
 

@@ -6,11 +6,12 @@ use std::{
 };
 
 use watchmark::resume::{
-    AckId, AckRefusal, Attempt, Command, EndReason, Input, Message, OutboxRoom, ProbeSample,
-    Record, SessionId, SessionRequest, Settings, StoreFailed, StreamState, Subscription, Time,
+    Attempt, Command, EndReason, Input, Message, OutboxRoom, ProbeSample, Record, SessionId,
+    SessionRequest, Settings, StreamState, Subscription, Time,
 };
 
 use crate::{
+    acks::Asked,
     check::{Position, Stream},
     etcd::{Entry, Etcd, rev},
     upstream::{Act, Attempting, Said, Upstream, Watch},
@@ -18,21 +19,6 @@ use crate::{
 
 /// What fits into a session's outbox.
 const OUTBOX: usize = 3;
-
-/// What an `Ack` must be answered.
-struct Asked {
-    revision: i64,
-    /// Refused or answered at once with this; `None`: when it is durable.
-    at_once: Option<Expect>,
-}
-
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Expect {
-    Ok,
-    Superseded,
-    NoSession,
-    Beyond,
-}
 
 /// What the subscriber holds.
 pub(crate) struct Subscriber {
@@ -45,37 +31,37 @@ pub(crate) struct World {
     pub(crate) etcd: Etcd,
     pub(crate) upstream: Upstream,
     pub(crate) machine: Subscription<Entry, Entry>,
-    settings: Settings,
+    pub(crate) settings: Settings,
     pub(crate) now: Time,
     /// On disk as the machine knows it.
     pub(crate) durable: Option<Record>,
     pub(crate) in_flight: Option<Record>,
     /// On disk in truth, with the history that its checkpoint belongs to: a
     /// write that was reported as failed may have got there.
-    disk: Option<Record>,
-    disk_epoch: usize,
+    pub(crate) disk: Option<Record>,
+    pub(crate) disk_epoch: usize,
     /// The last write was reported as failed.
-    store_failed: bool,
+    pub(crate) store_failed: bool,
     /// Everything in range up to here is acknowledged, or was never asked for.
-    settled: Option<Position>,
+    pub(crate) settled: Option<Position>,
     pub(crate) durable_epoch: usize,
-    in_flight_epoch: usize,
+    pub(crate) in_flight_epoch: usize,
     /// What was settled before a write under way moved it backwards.
-    settled_before: Option<Option<Position>>,
+    pub(crate) settled_before: Option<Option<Position>>,
     /// What an `Ack` was answered OK for.
-    ok_acked: Option<Position>,
+    pub(crate) ok_acked: Option<Position>,
     pub(crate) stream: Option<Stream>,
     /// The last stream of this process, for acks after its end.
-    ended: Option<Stream>,
+    pub(crate) ended: Option<Stream>,
     pub(crate) subscriber: Option<Subscriber>,
     /// The position that the subscriber keeps itself.
     pub(crate) own: Option<Position>,
-    last_session: u64,
+    pub(crate) last_session: u64,
     /// Of this process: 0 for none.
     pub(crate) process_session: u64,
-    last_ack: u64,
-    asked: BTreeMap<u64, Asked>,
-    head_read: Option<Position>,
+    pub(crate) last_ack: u64,
+    pub(crate) asked: BTreeMap<u64, Asked>,
+    pub(crate) head_read: Option<Position>,
     pub(crate) draining: bool,
     pub(crate) log: Vec<String>,
 }
@@ -253,66 +239,6 @@ impl World {
         self.subscriber = None;
     }
 
-    fn persist(&mut self, record: Record) {
-        assert!(self.in_flight.is_none(), "one write at a time");
-        self.in_flight_epoch = self.durable_epoch;
-        let request = self.subscriber.as_ref().map(|it| &it.request);
-        let stored = self.durable_checkpoint();
-        match record.checkpoint.map(|at| at.get()) {
-            None if record.pending_snapshot.is_some() => {
-                self.settled_before = Some(self.settled);
-                self.settled = None;
-                self.ok_acked = None;
-            }
-            None => assert_eq!(stored, None, "P8: forgets"),
-            Some(at) => {
-                let resumes_own = request
-                    .is_some_and(|request| request.resume_after == record.checkpoint)
-                    && self.stream.as_ref().is_some_and(|stream| !stream.opened);
-                let from_head = self
-                    .head_read
-                    .filter(|&(_, head)| head == at && stored.is_none());
-                if resumes_own {
-                    let epoch = self.own.map_or(self.etcd.epoch(), |(epoch, _)| epoch);
-                    self.settled_before = Some(self.settled);
-                    self.settled = Some((epoch, at));
-                    self.ok_acked = None;
-                } else if from_head.is_some() {
-                    self.settled = from_head;
-                } else {
-                    assert!(stored <= Some(at), "P8: {stored:?} falls to {at}");
-                }
-                let (epoch, settled) = self.settled.expect("P8: nothing was acknowledged");
-                let skipped = self.etcd.events(epoch, settled, at);
-                assert!(skipped.is_empty(), "P8: {at} passes {skipped:?}");
-                self.in_flight_epoch = epoch;
-            }
-        }
-        self.in_flight = Some(record);
-    }
-
-    /// The write under way ends.
-    pub(crate) fn store_answers(&mut self, ok: bool, is_durable: bool) {
-        let Some(record) = self.in_flight.take() else {
-            return;
-        };
-        self.store_failed = !ok;
-        let before = self.settled_before.take();
-        if is_durable {
-            self.disk = Some(record);
-            self.disk_epoch = self.in_flight_epoch;
-        }
-        let answer = if ok {
-            self.durable.clone_from(&self.disk);
-            self.durable_epoch = self.disk_epoch;
-            Ok(())
-        } else {
-            self.settled = before.unwrap_or(self.settled);
-            Err(StoreFailed("full".into()))
-        };
-        self.handle(Input::Persisted(answer));
-    }
-
     /// The process dies and starts again.
     pub(crate) fn crash(&mut self, is_durable: bool) {
         self.log.push("crash".into());
@@ -398,84 +324,6 @@ impl World {
             }
             let room = self.room();
             self.handle(Input::Outbox(session, room));
-        }
-    }
-
-    fn settle(&mut self, at: Position) {
-        self.settled = match self.settled {
-            Some((epoch, settled)) if epoch == at.0 => Some((epoch, settled.max(at.1))),
-            _ => Some(at),
-        };
-    }
-
-    /// An `Ack` call; what it must be answered is known beforehand.
-    pub(crate) fn ack(&mut self, session: Option<u64>, revision: i64) {
-        let durable = self.durable_checkpoint();
-        let last = self.stream.as_ref().or(self.ended.as_ref());
-        let delivered = last.and_then(|stream| stream.position);
-        let is_opened = last.is_some_and(|stream| stream.opened);
-        let current = self.machine.record().and_then(|record| record.checkpoint);
-        assert_eq!(current.map(|at| at.get()), durable, "not what is on disk");
-        let is_falling = self
-            .in_flight
-            .as_ref()
-            .is_some_and(|record| record.checkpoint.map(|at| at.get()) < durable);
-        let at_once = if self.process_session != 0
-            && session.is_some_and(|session| session != self.process_session)
-        {
-            Some(Expect::Superseded)
-        } else if durable >= Some(revision) && !is_falling {
-            // After a failed write it may have to be written again first.
-            (!self.store_failed).then_some(Expect::Ok)
-        } else if self.process_session == 0 {
-            Some(Expect::NoSession)
-        } else if is_opened && delivered.is_none_or(|(_, at)| at < revision) {
-            Some(Expect::Beyond)
-        } else {
-            None
-        };
-        if at_once.is_none()
-            && is_opened
-            && let Some((epoch, _)) = delivered
-        {
-            self.settle((epoch, revision));
-        }
-        self.last_ack += 1;
-        let ack = self.last_ack;
-        self.asked.insert(ack, Asked { revision, at_once });
-        self.handle(Input::Ack {
-            ack: AckId(ack),
-            session: session.map(SessionId),
-            revision: rev(revision),
-        });
-        let is_answered = !self.asked.contains_key(&ack);
-        assert!(is_answered || at_once.is_none(), "{at_once:?} is overdue");
-    }
-
-    fn answered(&mut self, ack: AckId, answer: Result<watchmark::resume::Revision, AckRefusal>) {
-        let asked = self.asked.remove(&ack.0).expect("answered twice");
-        match (&answer, asked.at_once) {
-            (Ok(checkpoint), None | Some(Expect::Ok)) => {
-                let disk = self.disk.as_ref().and_then(|record| record.checkpoint);
-                let disk = disk.map(|at| at.get());
-                assert!(disk >= Some(asked.revision), "P7: before it is on disk");
-                assert!(disk >= Some(checkpoint.get()), "P7: {checkpoint}");
-                let at = (self.durable_epoch, asked.revision);
-                self.ok_acked = self.ok_acked.filter(|ok| ok.0 == at.0).max(Some(at));
-            }
-            (Err(AckRefusal::Superseded), Some(Expect::Superseded))
-            | (Err(AckRefusal::NoSession), Some(Expect::NoSession))
-            | (Err(AckRefusal::BeyondDelivered { .. }), Some(Expect::Beyond) | None)
-            | (Err(AckRefusal::StoreFailed(_)), None)
-            | (Err(AckRefusal::HistoryReplaced), _) => {
-                if asked.at_once.is_none()
-                    && let Err(AckRefusal::BeyondDelivered { .. }) = answer
-                {
-                    let opened = self.stream.as_ref().is_some_and(|stream| stream.opened);
-                    assert!(!opened, "delivered, and refused");
-                }
-            }
-            (answer, expected) => panic!("{answer:?} instead of {expected:?}"),
         }
     }
 

@@ -4,6 +4,7 @@ mod acks;
 mod delivery;
 mod harness;
 mod idle;
+mod lines;
 mod replaced;
 mod sessions;
 mod snapshot;

@@ -1,7 +1,10 @@
 //! Histories that are not the one that was watched.
 
 use super::harness::*;
-use crate::resume::{OnCompaction, Record, SessionRequest, SnapshotReason};
+use crate::resume::{
+    GuardReading, Header, OnCompaction, Record, Revision, SessionRequest, SnapshotReason,
+    input::Upstream,
+};
 
 fn replaced() -> Record {
     Record {
@@ -29,4 +32,161 @@ fn who_chose_to_fail_was_told_of_the_replaced_history_and_may_bring_a_position()
         ..request()
     };
     assert_eq!(machine.subscribe_as(1, own), ["watch #1 after 80 guard a/"]);
+}
+
+/// The guard's answer from a cluster with this id and term, at 200.
+fn answer(cluster_id: u64, raft_term: u64, found: i64) -> GuardReading {
+    GuardReading::Present {
+        header: Header {
+            cluster_id,
+            raft_term,
+            revision: revision(200),
+        },
+        mod_revision: Revision::new(found),
+    }
+}
+
+const FORGETS: &str = "persist 0 fresh pending HistoryReplaced c0 t0";
+
+#[test]
+fn a_stored_position_in_a_replaced_history_begins_with_a_snapshot() {
+    for reading in [answer(9, 2, 100), answer(1, 2, 99), answer(1, 2, 0)] {
+        let mut machine = Machine::stored(record(100));
+        machine.subscribe(1);
+        assert_eq!(
+            machine.says(watch_opened(reading)),
+            ["snapshot #2", FORGETS]
+        );
+        machine.persisted();
+        assert_eq!(
+            machine.says(Upstream::SnapshotBegun(header(60))),
+            [
+                "s1 opened 0 fresh c1",
+                "s1 state CatchingUp 0",
+                "s1 begin 60 HistoryReplaced 0"
+            ]
+        );
+        machine.says(Upstream::SnapshotEnded);
+        assert_eq!(machine.ack(1, 60), ["persist 60 acked c1 t2"]);
+    }
+}
+
+#[test]
+fn a_live_stream_ends_when_its_history_is_replaced_and_the_next_begins_with_a_snapshot() {
+    let mut machine = Machine::watching(101);
+    machine.says(response([put("a/1", 101)]));
+    machine.says(Upstream::Lost);
+    machine.at_next_timer();
+    assert_eq!(
+        machine.says(watch_opened(answer(1, 2, 55))),
+        ["s1 end HistoryReplaced", "close", FORGETS]
+    );
+    assert_eq!(machine.ack(1, 101), ["ack 1 history replaced"]);
+    assert_eq!(machine.ack(2, 100), ["ack 2 history replaced"]);
+    assert_eq!(machine.subscribe(2), NOTHING);
+    assert_eq!(machine.persisted(), ["snapshot #5"]);
+}
+
+#[test]
+fn acks_that_wait_when_the_history_turns_out_replaced_are_refused() {
+    let mut machine = Machine::watching(101);
+    machine.says(response([put("a/1", 101)]));
+    assert_eq!(machine.ack(1, 101), ["persist 101 acked c1 t2 a/1@101"]);
+    machine.says(Upstream::Lost);
+    machine.at_next_timer();
+    assert_eq!(
+        machine.says(watch_opened(answer(9, 2, 101))),
+        ["ack 1 history replaced", "s1 end HistoryReplaced", "close"]
+    );
+    assert_eq!(machine.persisted(), [FORGETS]);
+}
+
+#[test]
+fn who_chose_to_fail_is_told_of_a_replaced_history_by_the_error() {
+    let mut machine = Machine::stored(record(100));
+    let fail = SessionRequest {
+        on_compaction: OnCompaction::Fail,
+        ..request()
+    };
+    machine.subscribe_as(1, fail);
+    assert_eq!(
+        machine.says(watch_opened(answer(9, 2, 100))),
+        ["s1 end HistoryReplaced", "close", FORGETS]
+    );
+}
+
+#[test]
+fn a_fallen_term_or_a_future_position_counts_only_when_it_repeats() {
+    for reading in [answer(1, 1, 100), GuardReading::Future] {
+        let mut machine = Machine::stored(record(100));
+        machine.subscribe(1);
+        for attempt in [3, 5, 7] {
+            assert_eq!(machine.says(watch_opened(reading.clone())), ["close"]);
+            assert_eq!(machine.at_next_timer().len(), 1);
+            assert_eq!(machine.subscription.stream_state(), None, "#{attempt}");
+        }
+        assert_eq!(
+            machine.says(watch_opened(reading)),
+            ["snapshot #8", FORGETS]
+        );
+    }
+}
+
+#[test]
+fn a_member_that_merely_lags_raises_no_alarm() {
+    let mut machine = Machine::stored(record(100));
+    machine.subscribe(1);
+    for _ in 0..2 {
+        assert_eq!(machine.says(watch_opened(GuardReading::Future)), ["close"]);
+        machine.at_next_timer();
+    }
+    assert_eq!(
+        machine.says(watch_opened(present(100, 100)))[0],
+        "s1 opened 100 resumed acked c1"
+    );
+    machine.says(Upstream::Lost);
+    machine.at_next_timer();
+    assert_eq!(machine.says(watch_opened(GuardReading::Future)), ["close"]);
+}
+
+#[test]
+fn the_snapshot_of_a_replaced_history_is_owed_until_it_is_acknowledged() {
+    let mut machine = Machine::stored(replaced());
+    assert_eq!(machine.subscribe(1), ["snapshot #1"]);
+    machine.says(Upstream::SnapshotBegun(header(60)));
+    machine.says(Upstream::SnapshotEnded);
+    machine.closes(1);
+    assert_eq!(machine.subscribe(2), ["snapshot #4"]);
+    machine.says(Upstream::SnapshotBegun(header(60)));
+    machine.says(Upstream::SnapshotEnded);
+    assert_eq!(machine.ack(1, 60), ["persist 60 acked c1 t2"]);
+    machine.persisted();
+    machine.closes(2);
+    assert_eq!(machine.subscribe(3), ["watch #7 after 60 guard a/"]);
+}
+
+#[test]
+fn a_deleted_fingerprint_must_stay_deleted() {
+    let mut machine = Machine::watching(101);
+    machine.says(response([delete("a/1", 101)]));
+    assert_eq!(machine.ack(1, 101), ["persist 101 acked c1 t2 -a/1@101"]);
+    machine.persisted();
+    machine.says(Upstream::Lost);
+    assert_eq!(
+        machine.at_next_timer(),
+        ["watch #3 after 101 guard a/1 elsewhere"]
+    );
+    assert_eq!(
+        machine.says(watch_opened(answer(1, 2, 90))),
+        ["s1 end HistoryReplaced", "close", FORGETS]
+    );
+}
+
+#[test]
+fn the_highest_term_seen_is_kept_with_the_checkpoint() {
+    let mut machine = Machine::stored(record(100));
+    machine.subscribe(1);
+    machine.says(watch_opened(answer(1, 5, 100)));
+    machine.says(response([put("a/1", 101)]));
+    assert_eq!(machine.ack(1, 101), ["persist 101 acked c1 t5 a/1@101"]);
 }

@@ -1,0 +1,68 @@
+//! The store, and what may be written into it.
+
+use watchmark::resume::{Input, Record, StoreFailed};
+
+use crate::world::World;
+
+impl World {
+    pub(crate) fn persist(&mut self, record: Record) {
+        assert!(self.in_flight.is_none(), "one write at a time");
+        self.in_flight_epoch = self.durable_epoch;
+        let request = self.subscriber.as_ref().map(|it| &it.request);
+        let stored = self.durable_checkpoint();
+        match record.checkpoint.map(|at| at.get()) {
+            None if record.pending_snapshot.is_some() => {
+                self.settled_before = Some(self.settled);
+                self.settled = None;
+                self.ok_acked = None;
+            }
+            None => assert_eq!(stored, None, "P8: forgets"),
+            Some(at) => {
+                let resumes_own = request
+                    .is_some_and(|request| request.resume_after == record.checkpoint)
+                    && self.stream.as_ref().is_some_and(|stream| !stream.opened);
+                let from_head = self
+                    .head_read
+                    .filter(|&(_, head)| head == at && stored.is_none());
+                if resumes_own {
+                    let epoch = self.own.map_or(self.etcd.epoch(), |(epoch, _)| epoch);
+                    self.settled_before = Some(self.settled);
+                    self.settled = Some((epoch, at));
+                    self.ok_acked = None;
+                } else if from_head.is_some() {
+                    self.settled = from_head;
+                    self.head_read = None;
+                } else {
+                    assert!(stored <= Some(at), "P8: {stored:?} falls to {at}");
+                }
+                let (epoch, settled) = self.settled.expect("P8: nothing was acknowledged");
+                let skipped = self.etcd.events(epoch, settled, at);
+                assert!(skipped.is_empty(), "P8: {at} passes {skipped:?}");
+                self.in_flight_epoch = epoch;
+            }
+        }
+        self.in_flight = Some(record);
+    }
+
+    /// The write under way ends.
+    pub(crate) fn store_answers(&mut self, ok: bool, is_durable: bool) {
+        let Some(record) = self.in_flight.take() else {
+            return;
+        };
+        self.store_failed = !ok;
+        let before = self.settled_before.take();
+        if is_durable {
+            self.disk = Some(record);
+            self.disk_epoch = self.in_flight_epoch;
+        }
+        let answer = if ok {
+            self.durable.clone_from(&self.disk);
+            self.durable_epoch = self.disk_epoch;
+            Ok(())
+        } else {
+            self.settled = before.unwrap_or(self.settled);
+            Err(StoreFailed("full".into()))
+        };
+        self.handle(Input::Persisted(answer));
+    }
+}
