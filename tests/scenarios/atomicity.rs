@@ -58,52 +58,72 @@ async fn half_a_transaction_is_never_acknowledged_by_a_crash() {
     scenario.finish().await;
 }
 
+/// Puts `keys` keys with values of that size below a/.
+async fn fill(scenario: &Scenario, keys: usize, value_bytes: usize) {
+    for block in 0..keys / 100 {
+        let ops = (0..100).map(|n| {
+            let key = format!("a/{:05}", block * 100 + n);
+            TxnOp::put(key, vec![b'v'; value_bytes], None)
+        });
+        scenario.writer.txn(ops.collect()).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_of_20_000_keys_is_one_revision() {
     const KEYS: usize = 20_000;
     let scenario = Scenario::start(&[]).await;
-    for block in 0..KEYS.div_ceil(100) {
-        let ops = (0..100).map(|n| {
-            let key = format!("a/{:05}", block * 100 + n);
-            TxnOp::put(key, vec![b'v'; 500], None)
-        });
-        scenario.writer.txn(ops.collect()).await.unwrap();
-    }
-    let with_prev = SubscribeRequest {
-        prev_kv: true,
-        ..latest("prev", "a/")
-    };
-    let mut plain = scenario.open(latest("plain", "a/")).await.unwrap();
-    let mut prev = scenario.open(with_prev.clone()).await.unwrap();
+    fill(&scenario, KEYS, 100).await;
+    let mut live = scenario.open(latest("live", "a/")).await.unwrap();
     let deleted = scenario.writer.delete_prefix("a/").await;
     let after = scenario.writer.put("a/after", "").await;
+    for _ in 0..2 {
+        let (revision, events) = live.next_events().await;
+        assert_eq!((revision, events.len()), (deleted, KEYS));
+        assert!(events.iter().all(|e| e.r#type() == EventType::Delete));
+        assert_eq!(live.next_events().await.0, after);
+        // Not acknowledged: it comes again, whole.
+        drop(live);
+        live = scenario.open(request("live", "a/")).await.unwrap();
+    }
+    let (revision, _) = live.next_events().await;
+    assert_eq!(live.ack(revision).await.unwrap(), deleted);
+    drop(live);
+    assert!(scenario.watchmark.process().peak_resident_bytes() < RESIDENT_BYTES_MAX);
+    scenario.finish().await;
+}
 
-    let (revision, events) = plain.next_events().await;
-    assert_eq!((revision, events.len()), (deleted, KEYS));
-    assert!(events.iter().all(|e| e.r#type() == EventType::Delete));
-    assert_eq!(plain.ack(deleted).await.unwrap(), deleted);
-
-    // 12 MB with what was there before: parts, and only the last ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_larger_than_a_message_comes_in_parts() {
+    // 12 MB with what was there before.
+    const KEYS: usize = 3_000;
+    let scenario = Scenario::start(&[]).await;
+    fill(&scenario, KEYS, 4_000).await;
+    let with_prev = SubscribeRequest {
+        prev_kv: true,
+        ..latest("app", "a/")
+    };
+    let mut subscriber = scenario.open(with_prev).await.unwrap();
+    let deleted = scenario.writer.delete_prefix("a/").await;
+    let after = scenario.writer.put("a/after", "").await;
     let (mut parts, mut count) = (0, 0);
-    prev.next_of("the last part", |message| {
-        let Message::Events(batch) = message else {
-            return None;
-        };
-        assert_eq!(batch.revision, deleted);
-        parts += 1;
-        count += batch.events.len();
-        assert!(batch.events.iter().all(|e| e.prev_kv.is_some()));
-        (!batch.partial).then_some(())
-    })
-    .await;
+    subscriber
+        .next_of("the last part", |message| {
+            let Message::Events(batch) = message else {
+                return None;
+            };
+            assert_eq!(batch.revision, deleted);
+            parts += 1;
+            count += batch.events.len();
+            assert!(batch.events.iter().all(|e| e.prev_kv.is_some()));
+            (!batch.partial).then_some(())
+        })
+        .await;
     assert_eq!(count, KEYS);
-    assert!(parts > 1);
-    assert_eq!(prev.next_events().await.0, after);
-    drop((plain, prev));
-    // Neither acknowledged: it comes again, whole.
-    let mut prev = scenario.open(with_prev).await.unwrap();
-    assert_eq!(prev.next_events().await.1.len(), KEYS);
-    drop(prev);
+    assert!(parts > 2);
+    assert_eq!(subscriber.next_events().await.0, after);
+    assert_eq!(subscriber.ack(deleted).await.unwrap(), deleted);
+    drop(subscriber);
     assert!(scenario.watchmark.process().peak_resident_bytes() < RESIDENT_BYTES_MAX);
     scenario.finish().await;
 }

@@ -39,7 +39,14 @@ fn can_ask_progress() -> bool {
 async fn scenario(etcd_flags: &[String], flags: &[&str]) -> Scenario {
     let etcd_flags: Vec<_> = etcd_flags.iter().map(String::as_str).collect();
     let etcd = Etcd::single(&etcd_flags).await;
-    Scenario::start_with(etcd, &[&TIMES, flags].concat()).await
+    let name = |flag: &&str| flag.split('=').next().unwrap().to_owned();
+    let names: Vec<_> = flags.iter().map(name).collect();
+    // A flag is given once.
+    let times = TIMES
+        .into_iter()
+        .filter(|flag| !names.contains(&name(flag)));
+    let flags: Vec<_> = times.chain(flags.iter().copied()).collect();
+    Scenario::start_with(etcd, &flags).await
 }
 
 /// One event on the quiet prefix, received but not acknowledged.
