@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help build test test-matrix test-etcd check deps deps-test rust etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd check deps deps-test rust etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -17,6 +17,11 @@ export ETCD TEST_THREADS
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+demo: deps ## watch it break and resume, in about 25 s; ETCD=/path/to/etcd chooses the server
+	@$(if $(filter etcd,$(ETCD)),scripts/need.sh etcd:etcd-server)
+	cargo build --locked --bin watchmark --example demo
+	@cargo run --locked --quiet --example demo
 
 build: deps ## build the release binary
 	cargo build --locked --release
