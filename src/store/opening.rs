@@ -17,7 +17,7 @@ use tracing::{error, warn};
 
 use super::{
     directory::{self, Directory, DiskSync, Fault},
-    rows::{Contents, Unsound},
+    rows::{Contents, Row, Unsound},
     sled::{DB_FILE, Tree},
     witness::{STORE_FORMAT, Witness},
 };
@@ -30,6 +30,12 @@ pub(super) struct OpenStore {
     pub(super) tree: Tree,
     pub(super) witness: Witness,
     pub(super) contents: Contents,
+}
+
+/// What a tree held, and that it is sound.
+struct Verified {
+    rows: Vec<Row>,
+    contents: Contents,
 }
 
 /// Opens the store, or makes a new one where there is none.
@@ -47,14 +53,13 @@ pub(super) fn open(directory: &Directory, sync: &Arc<dyn DiskSync>) -> Result<Op
         // A first start that was interrupted: nothing was ever answered.
         directory::remove_dir(&tree)?;
         fs::create_dir(&tree).map_err(|err| Fault::io(&tree, err))?;
-        return open_tree(directory, sync, witness);
+        return open_tree(directory, sync, witness, None);
     }
     directory::check_access(&tree)?;
     fail_if_locked(&tree.join(DB_FILE))?;
     let rehearsed = rehearse(directory, sync, &witness);
     directory::remove_dir(&directory.rehearsal())?;
-    rehearsed?;
-    open_tree(directory, sync, witness)
+    open_tree(directory, sync, witness, Some(rehearsed?))
 }
 
 /// Opens the store again after a write failed, and proves that it takes writes.
@@ -71,7 +76,7 @@ pub(super) fn reopen(directory: &Directory, sync: &Arc<dyn DiskSync>) -> Result<
         Ok(())
     })?;
     let witness = Witness::open(&directory.witness())?;
-    let mut store = open_tree(directory, sync, witness)?;
+    let mut store = open_tree(directory, sync, witness, None)?;
     // Two, so that both slots of the witness are written again, too.
     for _ in 0..2 {
         let group = store.contents.group([]);
@@ -105,26 +110,26 @@ fn rehearse(
     directory: &Directory,
     sync: &Arc<dyn DiskSync>,
     witness: &Witness,
-) -> Result<(), Fault> {
+) -> Result<Verified, Fault> {
     let copy = directory.rehearsal();
     directory::copy_dir(&directory.tree(), &copy)?;
     let tree = Tree::open(&copy, Arc::clone(sync));
     let verified = tree.and_then(|tree| {
-        let verified = verify(&tree, witness, &directory.tree());
+        let verified = verify(&tree, witness, &directory.tree(), None);
         tree.close();
         verified
     });
-    match verified {
-        Ok(_) => Ok(()),
-        Err(Fault::Corrupt { cause, .. }) => Err(Fault::corrupt(directory.tree(), cause)),
-        Err(other) => Err(other),
-    }
+    verified.map_err(|fault| match fault {
+        Fault::Corrupt { cause, .. } => Fault::corrupt(directory.tree(), cause),
+        other => other,
+    })
 }
 
 fn open_tree(
     directory: &Directory,
     sync: &Arc<dyn DiskSync>,
     mut witness: Witness,
+    rehearsed: Option<Verified>,
 ) -> Result<OpenStore, Fault> {
     let path = directory.tree();
     let deadline = Instant::now() + OWN_LOCK_WAIT;
@@ -136,7 +141,7 @@ fn open_tree(
             opened => break opened?,
         }
     };
-    let contents = verify(&tree, &witness, &path)?;
+    let Verified { contents, .. } = verify(&tree, &witness, &path, rehearsed)?;
     directory::sync_all(&path)?;
     if let Some(store) = path.parent() {
         directory::sync_dir(store).map_err(|err| Fault::io(store, err))?;
@@ -155,15 +160,25 @@ fn open_tree(
     })
 }
 
-fn verify(tree: &Tree, witness: &Witness, path: &Path) -> Result<Contents, Fault> {
+/// `known` spares decoding the same rows again.
+fn verify(
+    tree: &Tree,
+    witness: &Witness,
+    path: &Path,
+    known: Option<Verified>,
+) -> Result<Verified, Fault> {
     let rows = tree.rows()?;
-    Contents::verify(witness.instance(), witness.answered(), &rows).map_err(|err| match err {
-        Unsound::Newer(found) => Fault::Newer {
+    if let Some(known) = known.filter(|known| known.rows == rows) {
+        return Ok(known);
+    }
+    match Contents::verify(witness.instance(), witness.answered(), &rows) {
+        Ok(contents) => Ok(Verified { rows, contents }),
+        Err(Unsound::Newer(found)) => Err(Fault::Newer {
             found,
             known: STORE_FORMAT,
-        },
-        Unsound::Corrupt(cause) => Fault::corrupt(path, cause),
-    })
+        }),
+        Err(Unsound::Corrupt(cause)) => Err(Fault::corrupt(path, cause)),
+    }
 }
 
 /// Notices a process that holds the tree although our lock file is gone: a

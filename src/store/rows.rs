@@ -5,9 +5,13 @@
 //! pages by count, not by size. Short hashed keys and small chunks keep every
 //! page far below that, whatever a client_id or a key is called.
 //!
-//! Every group commit writes, in the same atomic batch, how many there were
-//! and a digest of all records. The tree is trusted exactly when its records
-//! match that digest and the witness knows of no later commit.
+//! Every group commit writes, atomically with its records, how many there are
+//! now and a digest of all. The tree is trusted exactly when its records match
+//! the newest of these and the witness knows of no later commit.
+//!
+//! A sled batch costs one write and wait more than an insert does. So a group
+//! of one row carries the commit inside that row; any other is a batch with a
+//! row for the commit. The row with the highest sequence counts.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,11 +29,13 @@ use crate::{
 
 /// Of `StoredCommit` and of how the rows are keyed.
 const COMMIT_VERSION: u32 = 1;
-/// Shorter than every other key, which are of `ROW_KEY_BYTES`.
+/// The row of a commit that stands alone. Every other key has `ROW_KEY_BYTES`.
 const COMMIT_KEY: &[u8] = b"commit";
+/// Begins every value: how many bytes of commit come before the chunk.
+const COMMIT_LENGTH_BYTES: usize = 1;
 /// 16 of a hash of the client_id, 2 of the chunk's number.
 const ROW_KEY_BYTES: usize = 16 + 2;
-/// sled's pages have up to 17 rows: 17 * (768 + 18) < 64 KiB / 4.
+/// sled's pages have up to 17 rows: 17 * (768 + 18 + 1 + 65) < 64 KiB / 4.
 const CHUNK_BYTES: usize = 768;
 /// So that a chunk's number fits: 48 MiB, above what a gRPC message carries.
 pub(super) const RECORD_BYTES_MAX: usize = CHUNK_BYTES * (u16::MAX as usize);
@@ -178,11 +184,15 @@ impl Contents {
             let had = old.map_or(0, |it| it.chunks);
             let has = entry.as_ref().map_or(0, |it| it.chunks);
             for number in 0..had.max(has) {
-                let chunk = chunks.next().map(<[u8]>::to_vec);
-                rows.push((row_key(client_id, number), chunk));
+                let value = chunks.next().map(|chunk| row_value(&[], chunk));
+                rows.push((row_key(client_id, number), value));
             }
         }
-        rows.push((COMMIT_KEY.to_vec(), Some(self.encode_commit(commit))));
+        let encoded = self.encode_commit(commit);
+        match &mut rows[..] {
+            [(_, Some(value))] => *value = row_value(&encoded, &value[COMMIT_LENGTH_BYTES..]),
+            _ => rows.push((COMMIT_KEY.to_vec(), Some(row_value(&encoded, &[])))),
+        }
         Group {
             rows,
             commit,
@@ -219,7 +229,17 @@ impl Contents {
         answered: Commit,
         rows: &[Row],
     ) -> Result<Self, Unsound> {
-        let Some(at) = rows.iter().position(|(key, _)| key == COMMIT_KEY) else {
+        let mut newest: Option<Commit> = None;
+        for (_, value) in rows {
+            let (commit, _) = split(value)?;
+            if let Some(commit) = decode_commit(instance, commit)? {
+                newest = newest
+                    .into_iter()
+                    .chain([commit])
+                    .max_by_key(|it| it.sequence);
+            }
+        }
+        let Some(commit) = newest else {
             if !rows.is_empty() {
                 return corrupt(format!("{} rows and no commit among them", rows.len()));
             }
@@ -228,7 +248,6 @@ impl Contents {
             }
             return Ok(Self::empty(instance));
         };
-        let commit = decode_commit(instance, &rows[at].1)?;
         if commit.sequence < answered.sequence {
             return corrupt(format!(
                 "rolled back to commit {}, but commit {} was answered",
@@ -243,9 +262,9 @@ impl Contents {
         }
         let mut contents = Self::empty(instance);
         let mut digest = 0_u128;
-        for chunks in [&rows[..at], &rows[at + 1..]]
-            .into_iter()
-            .flat_map(|part| part.chunk_by(|(a, _), (b, _)| a.get(..16) == b.get(..16)))
+        for chunks in rows
+            .chunk_by(|(a, _), (b, _)| a.len() == b.len() && a.get(..16) == b.get(..16))
+            .filter(|chunks| chunks[0].0 != COMMIT_KEY)
         {
             let (client_id, entry) = join(instance, chunks)?;
             digest = digest.wrapping_add(entry.hash);
@@ -273,12 +292,25 @@ fn row_key(client_id: &ClientId, number: usize) -> Vec<u8> {
     [&hash.to_be_bytes()[..], &number.to_be_bytes()].concat()
 }
 
+/// The value of a row: a commit, or none, and a chunk, or none.
+fn row_value(commit: &[u8], chunk: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(commit.len()).unwrap_or(u8::MAX);
+    [&[length], commit, chunk].concat()
+}
+
+/// The commit and the chunk of a row's value.
+fn split(value: &[u8]) -> Result<(&[u8], &[u8]), Unsound> {
+    let parts = value
+        .split_first()
+        .and_then(|(&length, rest)| rest.split_at_checked(length.into()));
+    parts.ok_or_else(|| Unsound::Corrupt("a row is too short".to_owned()))
+}
+
 fn join(instance: Instance, chunks: &[Row]) -> Result<(ClientId, Entry), Unsound> {
-    let bytes: Vec<u8> = chunks
-        .iter()
-        .flat_map(|(_, chunk)| chunk)
-        .copied()
-        .collect();
+    let mut bytes = Vec::new();
+    for (_, value) in chunks {
+        bytes.extend(split(value)?.1);
+    }
     let (client_id, record) = record::decode(&bytes).map_err(|err| match err {
         DecodeRecord::Newer { found } => Unsound::Newer(found),
         DecodeRecord::Malformed(what) => Unsound::Corrupt(what),
@@ -296,12 +328,15 @@ fn join(instance: Instance, chunks: &[Row]) -> Result<(ClientId, Entry), Unsound
     Ok((client_id, entry))
 }
 
-fn decode_commit(instance: Instance, bytes: &[u8]) -> Result<Commit, Unsound> {
+fn decode_commit(instance: Instance, bytes: &[u8]) -> Result<Option<Commit>, Unsound> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
     let stored =
         StoredCommit::decode(bytes).map_err(|err| Unsound::Corrupt(format!("commit: {err}")))?;
     match stored.version {
         COMMIT_VERSION => {}
-        0 => return corrupt("the commit has no version"),
+        0 => return corrupt("a commit has no version"),
         found => return Err(Unsound::Newer(found)),
     }
     let wide = |bytes: &[u8]| bytes.try_into().map(u128::from_le_bytes).ok();
@@ -309,11 +344,11 @@ fn decode_commit(instance: Instance, bytes: &[u8]) -> Result<Commit, Unsound> {
         return corrupt("the records are of another store than the witness");
     }
     match wide(&stored.digest) {
-        Some(digest) if stored.sequence > 0 => Ok(Commit {
+        Some(digest) if stored.sequence > 0 => Ok(Some(Commit {
             sequence: stored.sequence,
             records: stored.records,
             digest,
-        }),
-        _ => corrupt("the commit is malformed"),
+        })),
+        _ => corrupt("a commit is malformed"),
     }
 }

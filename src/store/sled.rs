@@ -76,15 +76,12 @@ impl Tree {
 
     /// Applies `rows` atomically and makes them durable.
     pub(super) fn write(&self, rows: &[RowChange]) -> Result<(), Fault> {
-        let mut batch = Batch::default();
-        for (key, value) in rows {
-            match value {
-                Some(value) => batch.insert(&key[..], &value[..]),
-                None => batch.remove(&key[..]),
-            }
-        }
         guarded(&self.path, || {
-            self.db.apply_batch(batch)?;
+            match rows {
+                // Atomic without a batch, and one write less.
+                [(key, Some(value))] => drop(self.db.insert(key, &value[..])?),
+                _ => self.db.apply_batch(batch(rows))?,
+            }
             self.db.flush()
         })?;
         self.sync
@@ -102,6 +99,17 @@ impl Tree {
             Ok(())
         });
     }
+}
+
+fn batch(rows: &[RowChange]) -> Batch {
+    let mut batch = Batch::default();
+    for (key, value) in rows {
+        match value {
+            Some(value) => batch.insert(&key[..], &value[..]),
+            None => batch.remove(&key[..]),
+        }
+    }
+    batch
 }
 
 /// Runs sled where it may panic.

@@ -2,7 +2,7 @@
 
 use watchmark::store::CheckpointStore as _;
 
-use crate::support::{Writer, checkpoint_of, open, random_pause};
+use crate::support::{Syncs, Writer, checkpoint_of, open, random_pause};
 
 const ROUNDS: usize = 20;
 
@@ -11,7 +11,7 @@ fn no_kill_takes_an_answered_checkpoint_back() {
     let directory = tempfile::tempdir().unwrap();
     let mut acks = 0;
     for round in 0..ROUNDS {
-        let mut writer = Writer::start(directory.path(), true);
+        let mut writer = Writer::start(directory.path(), Syncs::All);
         writer.wait_for_first_ack();
         random_pause(1, 120);
         let acked = writer.kill();

@@ -13,7 +13,9 @@ use std::{
 
 use watchmark::store::{CheckpointStore as _, DiskStore, DiskSync, OnCorruptStore, StoreError};
 
-use crate::support::{contents, files, id, open, record, until, wait, write_files};
+use crate::support::{
+    checkpoint_of, contents, files, id, is_witness, open, record, until, wait, write_files,
+};
 
 /// Announces each sync, and waits to be told how it ends.
 #[derive(Debug)]
@@ -22,17 +24,10 @@ struct Stepped {
     ends: Mutex<Receiver<()>>,
 }
 
-/// What the file is, by its length: the witness has three blocks.
-fn name_of(file: &File) -> &'static str {
-    match file.metadata().unwrap().len() {
-        12288 => "witness",
-        _ => "db",
-    }
-}
-
 impl DiskSync for Stepped {
     fn sync_data(&self, file: &File) -> io::Result<()> {
-        self.began.send(name_of(file)).unwrap();
+        let name = if is_witness(file) { "witness" } else { "db" };
+        self.began.send(name).unwrap();
         self.ends.lock().unwrap().recv().unwrap();
         file.sync_data()
     }
@@ -107,7 +102,7 @@ fn a_crash_between_any_two_steps_leaves_a_sound_store() {
         let path = copy.path().join("data");
         write_files(&path, &files);
         let store = open(&path).unwrap();
-        let found = crate::support::checkpoint_of(&store, 1);
+        let found = checkpoint_of(&store, 1);
         assert!(
             found == answered || found == answered + 1,
             "step {step}: {found}, {answered} was answered"

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
+use watchmark::store::StoreError;
 
-use crate::support::{Mount, Writer, checkpoint_of, open, random_pause, run, skip_loudly};
+use crate::support::{Mount, Syncs, Writer, checkpoint_of, open, random_pause, run, skip_loudly};
 
 /// In the ordinary run. `WATCHMARK_TEST_POWER_CUTS` asks for more.
 const CUTS: usize = 8;
@@ -15,9 +16,14 @@ const CUTS: usize = 8;
 const UNSYNCED_CUTS_MAX: usize = 40;
 
 /// What the disk holds after a power cut.
+#[derive(Debug)]
 enum AfterCut {
-    Intact { acks: u64 },
+    Intact {
+        acks: u64,
+    },
     Lost(String),
+    /// Refused to open; why.
+    Corrupt(String),
 }
 
 struct Disk {
@@ -54,7 +60,7 @@ impl Disk {
     }
 
     /// Writes to the store on this disk, cuts the power, and looks.
-    fn write_and_cut(&self, syncs: bool) -> AfterCut {
+    fn write_and_cut(&self, syncs: Syncs) -> AfterCut {
         let mount = Mount::new(&["-o", "loop", &self.image()]).unwrap();
         let mut writer = Writer::start(&mount.path().join("data"), syncs);
         writer.wait_for_first_ack();
@@ -69,7 +75,8 @@ impl Disk {
         let mount = Mount::new(&["-o", "loop", &self.copy()]).unwrap();
         let store = match open(&mount.path().join("data")) {
             Ok(store) => store,
-            Err(err) => return AfterCut::Lost(err.to_string()),
+            Err(StoreError::Corrupt { cause, .. }) => return AfterCut::Corrupt(cause),
+            Err(err) => panic!("{err}"),
         };
         for (&client, &checkpoint) in &acked {
             let found = checkpoint_of(&store, client);
@@ -107,29 +114,47 @@ fn no_power_cut_takes_an_answered_checkpoint_back() {
         } else {
             std::fs::rename(disk.copy(), disk.image()).unwrap();
         }
-        match disk.write_and_cut(true) {
+        match disk.write_and_cut(Syncs::All) {
             AfterCut::Intact { acks } => total += acks,
-            AfterCut::Lost(loss) => panic!("cut {cut}: {loss}"),
+            AfterCut::Lost(loss) | AfterCut::Corrupt(loss) => panic!("cut {cut}: {loss}"),
         }
     }
     println!("{cuts} cuts, checkpoints acknowledged sum to {total}");
     assert!(Path::new(&disk.copy()).exists() && total > 0);
 }
 
+/// Cuts on fresh disks until one cost something, or as often as asked for.
+fn cut_until_it_costs(disk: &Disk, syncs: Syncs) -> Vec<AfterCut> {
+    let asked = std::env::var("WATCHMARK_TEST_POWER_CUTS").map_or(0, |cuts| cuts.parse().unwrap());
+    let mut outcomes = Vec::new();
+    let costs = |it: &AfterCut| !matches!(it, AfterCut::Intact { .. });
+    while outcomes.len() < asked || !outcomes.iter().any(costs) {
+        assert!(
+            outcomes.len() < UNSYNCED_CUTS_MAX.max(asked),
+            "nothing is ever lost"
+        );
+        disk.format().unwrap();
+        outcomes.push(disk.write_and_cut(syncs));
+    }
+    println!("{} cuts, syncing {syncs:?}: {outcomes:#?}", outcomes.len());
+    outcomes
+}
+
 /// Proves that the test above can fail.
 #[test]
-fn without_the_sync_a_power_cut_does_lose_answered_checkpoints() {
+fn without_the_sync_a_power_cut_does_take_answered_checkpoints_back() {
     let Some(disk) = disk() else { return };
-    let cuts = std::env::var("WATCHMARK_TEST_POWER_CUTS").map_or(0, |cuts| cuts.parse().unwrap());
-    let mut losses = Vec::new();
-    let mut cut = 0;
-    while cut < cuts || losses.is_empty() {
-        assert!(cut < UNSYNCED_CUTS_MAX.max(cuts), "nothing is ever lost");
-        disk.format().unwrap();
-        if let AfterCut::Lost(loss) = disk.write_and_cut(false) {
-            losses.push(loss);
+    let outcomes = cut_until_it_costs(&disk, Syncs::Nothing);
+    assert!(outcomes.iter().any(|it| matches!(it, AfterCut::Lost(_))));
+}
+
+/// A disk that says it has synced the records and has not.
+#[test]
+fn records_that_a_disk_lost_are_missed_by_the_witness() {
+    let Some(disk) = disk() else { return };
+    for outcome in cut_until_it_costs(&disk, Syncs::WitnessOnly) {
+        if let AfterCut::Lost(loss) = outcome {
+            panic!("went unnoticed: {loss}");
         }
-        cut += 1;
     }
-    println!("{cut} cuts without sync lost {}: {losses:#?}", losses.len());
 }

@@ -158,18 +158,38 @@ impl Drop for Mount {
     }
 }
 
-/// Syncs nothing: what the store would be without its fdatasync.
-#[derive(Debug)]
-struct NoSync;
+/// What a writer process syncs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Syncs {
+    /// As it should be.
+    All,
+    /// As if the disk lost what it said it had: only the witness survives.
+    WitnessOnly,
+    /// What the store would be without its fdatasync.
+    Nothing,
+}
 
-impl DiskSync for NoSync {
-    fn sync_data(&self, _: &File) -> io::Result<()> {
-        Ok(())
+impl Syncs {
+    const ALL: [Self; 3] = [Self::All, Self::WitnessOnly, Self::Nothing];
+}
+
+impl DiskSync for Syncs {
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        match self {
+            Self::All => FdataSync.sync_data(file),
+            Self::WitnessOnly if is_witness(file) => FdataSync.sync_data(file),
+            Self::WitnessOnly | Self::Nothing => Ok(()),
+        }
     }
 }
 
+/// The witness has three blocks, and sled's file never has.
+pub(crate) fn is_witness(file: &File) -> bool {
+    file.metadata().unwrap().len() == 3 * 4096
+}
+
 const WRITER_STORE: &str = "WATCHMARK_TEST_WRITER_STORE";
-const WRITER_NO_SYNC: &str = "WATCHMARK_TEST_WRITER_NO_SYNC";
+const WRITER_SYNCS: &str = "WATCHMARK_TEST_WRITER_SYNCS";
 const WRITER_THREADS: usize = 4;
 const SUBSCRIPTIONS_PER_THREAD: usize = 8;
 
@@ -180,10 +200,9 @@ fn writer_process() {
     let Some(path) = std::env::var_os(WRITER_STORE) else {
         return;
     };
-    let sync: Arc<dyn DiskSync> = match std::env::var_os(WRITER_NO_SYNC) {
-        Some(_) => Arc::new(NoSync),
-        None => Arc::new(FdataSync),
-    };
+    let syncs = std::env::var(WRITER_SYNCS).unwrap();
+    let is_named = |it: &Syncs| format!("{it:?}") == syncs;
+    let sync = Arc::new(Syncs::ALL.into_iter().find(is_named).unwrap());
     let path = PathBuf::from(path);
     let store = DiskStore::open_with_sync(&path, OnCorruptStore::Fail, sync).unwrap();
     thread::scope(|scope| {
@@ -230,16 +249,14 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(store: &Path, syncs: bool) -> Self {
+    pub(crate) fn start(store: &Path, syncs: Syncs) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["support::writer_process", "--exact", "--nocapture"])
             .env(WRITER_STORE, store)
+            .env(WRITER_SYNCS, format!("{syncs:?}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        if !syncs {
-            command.env(WRITER_NO_SYNC, "1");
-        }
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let acked = Arc::new(Mutex::new(BTreeMap::new()));
