@@ -35,13 +35,13 @@ async fn a_small_revision_of_many_keys_comes_whole() {
 #[tokio::test]
 async fn a_large_revision_comes_in_fragments_and_only_the_last_says_whole() {
     let server = Server::start(&[]).await;
-    let last = fill(&server, 20_000, &"v".repeat(300)).await;
+    let last = fill(&server, 5_000, &"v".repeat(1_000)).await;
     delete_all(&server).await;
     let etcd = Etcd::connect(server.config()).unwrap();
     let mut spec = spec("a/", last);
     spec.prev_kv = true;
     let (mut watch, _) = open(&etcd, spec).await;
-    let (found, fragments) = events(&mut watch, 20_000).await;
+    let (found, fragments) = events(&mut watch, 5_000).await;
     assert!(found.iter().all(|(at, _)| *at == last + 1));
     assert!(found.is_sorted_by(|a, b| a.1 < b.1));
     let (whole, parts) = fragments.split_last().unwrap();
@@ -49,6 +49,19 @@ async fn a_large_revision_comes_in_fragments_and_only_the_last_says_whole() {
         !whole && !parts.is_empty() && parts.iter().all(|&part| part),
         "{fragments:?}"
     );
+}
+
+#[tokio::test]
+async fn a_revision_of_twenty_thousand_keys_is_one_revision() {
+    let server = Server::start(&[]).await;
+    let last = fill(&server, 20_000, "x").await;
+    delete_all(&server).await;
+    let etcd = Etcd::connect(server.config()).unwrap();
+    let (mut watch, _) = open(&etcd, spec("a/", last)).await;
+    let (found, fragments) = events(&mut watch, 20_000).await;
+    assert_eq!(found.len(), 20_000);
+    assert!(found.iter().all(|(at, _)| *at == last + 1));
+    assert_eq!(fragments.last(), Some(&false));
 }
 
 #[tokio::test]
