@@ -284,7 +284,8 @@ mod tests {
 
     #[test]
     fn a_record_that_contradicts_itself_is_not_encoded() {
-        let cases: [(fn(&mut Record), InvalidRecord); 4] = [
+        type Spoil = fn(&mut Record);
+        let cases: [(Spoil, InvalidRecord); 4] = [
             (
                 |it| it.assumed = Some(revision(39)),
                 InvalidRecord::AssumedBelowCheckpoint,

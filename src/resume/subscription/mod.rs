@@ -148,7 +148,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             }
             Input::Probe(sample) => {
                 if let Phase::Watching(watching) = &mut self.phase {
-                    watching.delay_rule.sample(sample, now);
+                    watching.sampled(sample, now);
                 }
             }
             Input::Persisted(outcome) => self.persisted(outcome, now),

@@ -231,7 +231,13 @@ impl<E: Item, K: Item> Subscription<E, K> {
             }
         }
         self.set_state(StreamState::CatchingUp);
-        self.phase = Phase::Watching(Watching::new(opened, header.revision, now, &self.settings));
+        self.phase = Phase::Watching(Watching::new(
+            opened,
+            base.revision,
+            header.revision,
+            now,
+            &self.settings,
+        ));
     }
 
     fn start_at(&mut self, revision: Revision) {

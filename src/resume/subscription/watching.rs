@@ -2,8 +2,8 @@
 
 use super::{Phase, Subscription, opening::Plan};
 use crate::resume::{
-    Command, Fingerprint, IdleProof, Item, OutboxRoom, Proof, Revision, Settings, StreamState,
-    Time, WatchOpened, idle::DelayRule,
+    Command, Fingerprint, IdleProof, Item, OutboxRoom, ProbeSample, Proof, Revision, Settings,
+    StreamState, Time, WatchOpened, idle::DelayRule,
 };
 
 /// How long a subscriber may leave events waiting before its watch is closed
@@ -28,11 +28,18 @@ const HEALTHY_AFTER: Time = Time::from_secs(30);
 pub(super) struct Watching {
     /// Progress requests are sound on its member, and not forbidden.
     asks: bool,
+    /// Its member has a revision that the watch starts at or before: until
+    /// then etcd answers no progress request (etcd#20221), and silence says
+    /// nothing.
+    is_answerable: bool,
+    member_id: u64,
+    /// The watch starts right after it.
+    base: Revision,
     /// etcd's newest revision when the watch was created.
     target: Revision,
     pub(super) is_caught_up: bool,
     opened_at: Time,
-    pub(super) delay_rule: DelayRule,
+    delay_rule: DelayRule,
     /// The highest revision that etcd certified; told once events drained.
     pub(super) bookmark: Option<Revision>,
     /// When etcd last said anything.
@@ -50,12 +57,16 @@ pub(super) struct Watching {
 impl Watching {
     pub(super) const fn new(
         opened: &WatchOpened,
+        base: Revision,
         target: Revision,
         now: Time,
         settings: &Settings,
     ) -> Self {
         Self {
             asks: opened.can_ask_progress && !matches!(settings.idle_proof, IdleProof::Delay),
+            is_answerable: target.get() > base.get(),
+            member_id: opened.member_id,
+            base,
             target,
             is_caught_up: false,
             opened_at: now,
@@ -73,12 +84,24 @@ impl Watching {
     /// Whether heartbeats must come from us: etcd certifies nothing in time,
     /// or is not being read.
     pub(super) const fn needs_heartbeats(&self) -> bool {
-        (self.is_caught_up && !self.asks) || self.blocked_since.is_some()
+        let is_certified = self.asks && self.is_answerable;
+        (self.is_caught_up && !is_certified) || self.blocked_since.is_some()
+    }
+
+    /// The probe sampled some member's revision.
+    pub(super) fn sampled(&mut self, sample: ProbeSample, now: Time) {
+        self.delay_rule.sample(sample, now);
+        let is_answerable = sample.member_id == self.member_id && sample.revision > self.base;
+        if is_answerable && !self.is_answerable {
+            self.is_answerable = true;
+            self.ask_at = now;
+        }
     }
 
     fn heard(&mut self, now: Time, settings: &Settings) {
         self.heard_at = now;
         self.asked_at = None;
+        self.is_answerable = true;
         let quiet = if self.is_caught_up {
             settings.progress_interval
         } else {
@@ -88,7 +111,8 @@ impl Watching {
     }
 
     fn ask_due(&self) -> Option<Time> {
-        (self.asks && self.blocked_since.is_none()).then_some(self.ask_at)
+        let is_read = self.blocked_since.is_none();
+        (self.asks && self.is_answerable && is_read).then_some(self.ask_at)
     }
 
     fn stall_due(&self, stall_after: Time) -> Option<Time> {
