@@ -100,6 +100,8 @@ enum IdleProofFlag {
     name = "watchmark",
     version,
     about,
+    // A deployment appends to what a template gives: the last one wins.
+    args_override_self = true,
     after_help = "Every flag has an environment variable WATCHMARK_<FLAG>; flags win."
 )]
 struct Cli {

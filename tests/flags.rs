@@ -81,6 +81,25 @@ fn the_environment_is_checked_like_the_flags_and_flags_win() {
 }
 
 #[test]
+fn the_last_of_a_repeated_flag_wins_and_lists_grow() {
+    let flags = ["--idle-after=10m", "--idle-after=90s", "--idle-lag=90s"];
+    check("--idle-lag", &serve(&flags, &[]));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = format!("--listen={}", taken.local_addr().unwrap());
+    check("--listen", &serve(&[&in_use, "--listen=127.0.0.1:0"], &[]));
+    // What is wrong here is the port, not that the first prefix was forgotten.
+    let prefixes = [
+        "--allow-prefix=a/",
+        "--allow-prefix=b/",
+        "--default-prefix=a/",
+    ];
+    check(
+        "--listen",
+        &serve(&[&prefixes[..], &[&in_use]].concat(), &[]),
+    );
+}
+
+#[test]
 fn the_lag_must_be_shorter_than_the_silence() {
     let output = serve(&["--idle-after=60s", "--idle-lag=60s"], &[]);
     check("--idle-lag", &output);
