@@ -239,6 +239,11 @@ impl Fixture {
         }
     }
 
+    /// From now on nobody notices how drivers end.
+    pub(crate) fn stop_supervising(&self) {
+        self.supervisor.abort();
+    }
+
     pub(crate) async fn asked(&mut self) -> Asked {
         soon("etcd is asked", self.asked.recv()).await.unwrap()
     }
