@@ -266,7 +266,7 @@ impl World {
         let history = self.durable.as_ref().map(|record| &record.history);
         let is_known = history.is_some_and(|history| history.cluster_id != 0);
         let own = self.own.filter(|&(epoch, _)| {
-            epoch == self.etcd.epoch() || (is_known && epoch == self.durable_epoch)
+            is_known && (epoch == self.etcd.epoch() || epoch == self.durable_epoch)
         });
         let resume_after = match ask.resume {
             Resume::None => None,

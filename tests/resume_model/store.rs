@@ -61,6 +61,7 @@ impl World {
             Ok(())
         } else {
             self.settled = before.unwrap_or(self.settled);
+            self.head_read = None;
             Err(StoreFailed("full".into()))
         };
         self.handle(Input::Persisted(answer));
