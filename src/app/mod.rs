@@ -7,7 +7,7 @@
 
 mod listener;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{future, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -19,7 +19,7 @@ use tracing::{info, warn};
 pub use self::listener::{Connection, Connections, ListenError, Peer};
 use crate::{
     config::{Config, OnCorruptStore},
-    grpc::{Api, EdgeRules},
+    grpc::{Api, EdgeRules, Health},
     session::{Registry, RegistrySettings},
     store::{self, CheckpointStore, DiskStore, StoreError},
     upstream::{Etcd, EtcdConfig, EtcdConfigError, Upstream},
@@ -148,6 +148,7 @@ async fn serve(
     origin: Instant,
 ) -> Result<(), RunError> {
     let mut signals = StopSignals::new()?;
+    let store_readiness = store.readiness();
     let registry = Arc::new(Registry::new(
         upstream,
         store,
@@ -167,12 +168,13 @@ async fn serve(
         let _ = stopped.await;
     }));
 
-    health.set_serving(true).await;
+    let follow_store = follow(store_readiness, &health);
     for address in addresses {
         info!(%address, "serving");
     }
     tokio::select! {
         () = registry.supervise() => {}
+        () = follow_store => {}
         ended = &mut server => return Err(server_ended(ended)),
         () = signals.next() => {}
     }
@@ -204,6 +206,18 @@ async fn no_client_is_left(open: &mut watch::Receiver<usize>) {
             .is_err()
         {
             return;
+        }
+    }
+}
+
+/// Callers should come while the store takes changes. Never returns.
+async fn follow(mut store_readiness: watch::Receiver<bool>, health: &Health) {
+    loop {
+        let is_ready = *store_readiness.borrow_and_update();
+        health.set_serving(is_ready).await;
+        if store_readiness.changed().await.is_err() {
+            // The store is closed: nothing changes any more.
+            return future::pending().await;
         }
     }
 }

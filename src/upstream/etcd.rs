@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_stream::stream;
+use futures_util::future::join_all;
 use tokio::{
     sync::watch as latest,
     task::AbortHandle,
@@ -77,7 +78,11 @@ impl Etcd {
             announced: Mutex::default(),
             config,
         });
-        let probe = tokio::spawn(probe::run(Arc::clone(&shared))).abort_handle();
+        let background = Arc::clone(&shared);
+        let probe = tokio::spawn(async move {
+            tokio::join!(background.greet(), probe::run(Arc::clone(&background)));
+        })
+        .abort_handle();
         Ok(Self { shared, probe })
     }
 
@@ -175,6 +180,15 @@ impl Shared {
         Err(last)
     }
 
+    /// Finds out who is there, for the log; whoever is not is met later.
+    async fn greet(&self) {
+        join_all(self.endpoints.all().iter().map(async |endpoint| {
+            let (connection, _) = endpoint.unary();
+            self.server_version(&connection, &endpoint.name).await;
+        }))
+        .await;
+    }
+
     /// Who serves a connection and in which version; asked once a connection,
     /// told once a member. `None`: not to be found out now.
     pub(super) async fn server_version(
@@ -197,7 +211,7 @@ impl Shared {
                 Some(*server)
             }
             Err(failure) => {
-                warn!(endpoint, %failure, "version of etcd unknown: not asking it for progress");
+                warn!(endpoint, %failure, "etcd does not tell its version: not asking it for progress");
                 None
             }
         }
