@@ -1,6 +1,7 @@
 //! Failures that were found, each kept as a test: the steps as they were printed.
 
 use crate::{
+    etcd::Change,
     steps::{
         Ask, Pause, Resume, Setup,
         Step::{self, Ack, Etcd, NotStored, Read, Stored, Subscribe},
@@ -17,16 +18,6 @@ const PLAIN: Setup = Setup {
 };
 
 const GO: Step = Etcd(Act::Go { many: 0, cut: None });
-
-fn subscribe(resume: Resume) -> Step {
-    Subscribe(Ask {
-        latest: false,
-        fail: false,
-        auto: false,
-        window: None,
-        resume,
-    })
-}
 
 /// The write that forgot the checkpoint was reported as failed, yet reached
 /// the disk: an ack of that checkpoint must be written before it is answered.
@@ -54,22 +45,45 @@ fn an_ack_does_not_rely_on_a_checkpoint_that_a_failed_write_may_have_taken_back(
     run(&PLAIN, &steps);
 }
 
-/// What was to become the position of a stream that failed to open.
+/// The stream that found the history replaced was superseded before it could
+/// say so, by one that chose to fail and brought a position from before.
 #[test]
-fn an_ack_does_not_count_what_a_stream_that_never_opened_would_have_begun_at() {
+fn a_position_from_before_a_replaced_history_that_nobody_was_told_of_is_not_accepted() {
+    let change = || {
+        Step::Commit(vec![Change {
+            key: 0,
+            delete: false,
+            large: false,
+        }])
+    };
+    let ask = |fail, auto, resume| {
+        Subscribe(Ask {
+            latest: false,
+            fail,
+            auto,
+            window: None,
+            resume,
+        })
+    };
     let steps = [
-        subscribe(Resume::None),
+        change(),
+        ask(false, true, Resume::None),
         Stored,
         GO,
-        Step::Commit(vec![]),
-        GO,
-        Read(3),
-        GO,
+        change(),
         Read(1),
-        subscribe(Resume::Own),
         GO,
-        NotStored(false),
-        Ack(Which::Current, 1),
+        change(),
+        GO,
+        change(),
+        change(),
+        Read(4),
+        Step::Replace(0, true),
+        Stored,
+        change(),
+        ask(false, false, Resume::None),
+        GO,
+        ask(true, false, Resume::Own),
     ];
     run(&PLAIN, &steps);
 }

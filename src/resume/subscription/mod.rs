@@ -49,6 +49,8 @@ pub struct Subscription<E, K> {
     last_session: Option<SessionId>,
     /// What was delivered belongs to a history that is gone.
     history_lost: bool,
+    /// A stream ended with that error since the history was found replaced.
+    replacement_told: bool,
     draining: bool,
     phase: Phase<K>,
     assembler: Assembler<E>,
@@ -105,6 +107,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             session: None,
             last_session: None,
             history_lost: false,
+            replacement_told: false,
             draining: false,
             phase: Phase::Idle,
             assembler: Assembler::new(None),

@@ -310,6 +310,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// Which cluster it was is kept as far as it is still true.
     pub(super) fn forget_checkpoint(&mut self, reason: SnapshotReason) {
+        if reason == SnapshotReason::HistoryReplaced {
+            self.replacement_told = false;
+        }
         if let Some(mut record) = self.writes.current().cloned() {
             record.checkpoint = None;
             record.proof = Proof::Fresh;

@@ -120,7 +120,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.writes.want(record.clone());
 
         if let Some(revision) = request.resume_after
-            && !must_tell_replacement(&record, &request)
+            && !self.must_tell_replacement(&record, &request)
         {
             return self.begin_attempt(Plan::Watch(Base {
                 revision,
@@ -139,6 +139,14 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 compact_revision: None,
             }),
         }
+    }
+
+    /// A position that the subscriber brings may be from before the history was
+    /// replaced, and no guard can tell: it counts again once the snapshot is
+    /// acknowledged or, for who chose to fail, once the error was sent.
+    fn must_tell_replacement(&self, record: &Record, request: &SessionRequest) -> bool {
+        record.pending_snapshot == Some(SnapshotReason::HistoryReplaced)
+            && (request.on_compaction == OnCompaction::Resync || !self.replacement_told)
     }
 
     /// The history after the position is lost: a snapshot, or the end of the
@@ -232,6 +240,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// Ends the live stream, if there is one.
     pub(super) fn end(&mut self, reason: EndReason) {
         if let Some(id) = self.session() {
+            self.replacement_told |= reason == EndReason::HistoryReplaced;
             self.commands.push_back(Command::EndSession(id, reason));
             self.leave();
         }
@@ -249,12 +258,4 @@ impl<E: Item, K: Item> Subscription<E, K> {
     fn refuse(&mut self, id: SessionId, reason: EndReason) {
         self.commands.push_back(Command::EndSession(id, reason));
     }
-}
-
-/// A position that the subscriber brings may be from before the history was
-/// replaced, and no guard can tell: it counts again once the snapshot is
-/// acknowledged. Who chose to fail was told by the error instead.
-fn must_tell_replacement(record: &Record, request: &SessionRequest) -> bool {
-    record.pending_snapshot == Some(SnapshotReason::HistoryReplaced)
-        && request.on_compaction == OnCompaction::Resync
 }

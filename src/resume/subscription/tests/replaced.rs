@@ -24,14 +24,18 @@ fn a_position_from_before_the_history_was_replaced_does_not_silence_the_snapshot
 }
 
 #[test]
-fn who_chose_to_fail_was_told_of_the_replaced_history_and_may_bring_a_position() {
+fn who_chose_to_fail_is_told_of_the_replaced_history_once_and_may_then_bring_a_position() {
     let mut machine = Machine::stored(replaced());
     let own = SessionRequest {
         resume_after: Some(revision(80)),
         on_compaction: OnCompaction::Fail,
         ..request()
     };
-    assert_eq!(machine.subscribe_as(1, own), ["watch #1 after 80 guard a/"]);
+    assert_eq!(
+        machine.subscribe_as(1, own.clone()),
+        ["s1 end HistoryReplaced", "close"]
+    );
+    assert_eq!(machine.subscribe_as(2, own), ["watch #2 after 80 guard a/"]);
 }
 
 /// The guard's answer from a cluster with this id and term, at 200.

@@ -1,7 +1,7 @@
 //! Writes that fail, and what waits for them.
 
 use super::harness::*;
-use crate::resume::{OutboxRoom, SessionRequest, Start};
+use crate::resume::{OutboxRoom, Record, SessionRequest, Start};
 
 #[test]
 fn a_new_subscription_that_cannot_be_stored_ends_instead_of_waiting_forever() {
@@ -122,4 +122,17 @@ fn a_failed_write_that_took_the_checkpoint_back_is_undone_before_it_is_relied_on
     assert_eq!(machine.ack(1, 100), ["persist 100 acked c1 t2 a@100"]);
     assert_eq!(machine.persisted(), ["ack 1 ok 100"]);
     assert_eq!(machine.ack(2, 100), ["ack 2 ok 100"]);
+}
+
+#[test]
+fn an_ack_does_not_count_the_position_of_a_stream_that_could_not_be_opened() {
+    let mut machine = Machine::stored(Record::new(selection()));
+    let own = SessionRequest {
+        resume_after: Some(revision(50)),
+        ..request()
+    };
+    machine.subscribe_as(1, own);
+    machine.says(watch_opened(present(100, 7)));
+    machine.persist_fails();
+    assert_eq!(machine.ack(1, 50), ["ack 1 beyond 0"]);
 }
