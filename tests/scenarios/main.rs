@@ -16,6 +16,7 @@ mod cluster;
 mod compaction;
 mod drain;
 mod errors;
+mod full_disk;
 mod history_replaced;
 mod idle_advance;
 mod options;

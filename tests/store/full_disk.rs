@@ -1,35 +1,13 @@
 //! A full disk, for real: a file system of 4 MB.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, time::Instant};
 
 use watchmark::store::{CheckpointStore as _, StoreError};
 
-use crate::support::{Mount, contents, files, id, open, record, skip_loudly, until, wait};
-
-fn small_disk() -> Option<Mount> {
-    match Mount::new(&["-t", "tmpfs", "-o", "size=4m", "tmpfs"]) {
-        Ok(mount) => Some(mount),
-        Err(why) => {
-            skip_loudly(&format!("cannot mount a small tmpfs: {why}"));
-            None
-        }
-    }
-}
-
-/// Takes all the space that is left.
-fn fill(disk: &Path) -> PathBuf {
-    let path = disk.join("filler");
-    let mut file = File::create(&path).unwrap();
-    for block in [vec![1; 65536], vec![1; 4096], vec![1; 1]] {
-        while file.write_all(&block).is_ok() {}
-    }
-    path
-}
+use crate::{
+    mount::{fill, small_disk},
+    support::{contents, files, id, open, record, until, wait},
+};
 
 #[test]
 fn a_full_disk_fails_writes_serves_reads_and_heals_by_itself() {

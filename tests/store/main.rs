@@ -10,6 +10,8 @@ mod contract;
 mod corruption;
 mod crash;
 mod full_disk;
+#[path = "../support/mount.rs"]
+mod mount;
 mod ordering;
 mod power_cut;
 mod refusals;

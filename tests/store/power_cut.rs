@@ -8,7 +8,10 @@ use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 use watchmark::store::StoreError;
 
-use crate::support::{Mount, Syncs, Writer, checkpoint_of, open, random_pause, run, skip_loudly};
+use crate::{
+    mount::{Mount, run, skip_loudly},
+    support::{Syncs, Writer, checkpoint_of, open, random_pause},
+};
 
 /// In the ordinary run. `WATCHMARK_TEST_POWER_CUTS` asks for more.
 const CUTS: usize = 8;

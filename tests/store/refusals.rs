@@ -11,7 +11,10 @@ use std::{
 use siphasher::sip::SipHasher13;
 use watchmark::store::{CheckpointStore as _, DiskStore, OnCorruptStore, StoreError};
 
-use crate::support::{Syncs, Writer, contents, files, id, open, record, skip_loudly, wait};
+use crate::{
+    mount::skip_loudly,
+    support::{Syncs, Writer, contents, files, id, open, record, wait},
+};
 
 fn assert_refused(path: &Path, expected: impl Fn(&StoreError) -> bool) -> String {
     let before = fs::read_dir(path).unwrap().count();

@@ -12,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
 use watchmark::{
     resume::{ClientId, Fingerprint, KeyRange, Proof, Record, Revision, Selection},
     store::{
@@ -104,58 +103,6 @@ pub(crate) fn write_files(path: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) {
     }
     // sled's, and always empty.
     fs::create_dir_all(path.join("checkpoints/tree/blobs")).unwrap();
-}
-
-/// Says that something was not tested, whatever captures the output. Where
-/// `WATCHMARK_TEST_PRIVILEGED` is set, as in CI, fails instead.
-pub(crate) fn skip_loudly(why: &str) {
-    assert!(
-        std::env::var_os("WATCHMARK_TEST_PRIVILEGED").is_none(),
-        "{why}"
-    );
-    let test = thread::current().name().unwrap_or("?").to_owned();
-    let _ = writeln!(io::stderr(), "\n*** NOT TESTED: {test}: {why} ***\n");
-}
-
-/// Runs a command to its end.
-pub(crate) fn run(command: &str, args: &[&str]) -> Result<(), String> {
-    let output = Command::new(command).args(args).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!(
-            "{command} {args:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )),
-        Err(err) => Err(format!("{command}: {err}")),
-    }
-}
-
-/// A file system that is unmounted when dropped.
-#[derive(Debug)]
-pub(crate) struct Mount {
-    directory: TempDir,
-}
-
-impl Mount {
-    pub(crate) fn new(args: &[&str]) -> Result<Self, String> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().to_str().unwrap();
-        run("mount", &[args, &[path]].concat())?;
-        Ok(Self { directory })
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let path = self.path().to_str().unwrap();
-        if run("umount", &[path]).is_err() {
-            let _ = run("umount", &["--lazy", path]);
-        }
-    }
 }
 
 /// What a writer process syncs.

@@ -13,6 +13,7 @@ pub(crate) mod client;
 pub(crate) mod etcd;
 pub(crate) mod history;
 pub(crate) mod host;
+pub(crate) mod mount;
 pub(crate) mod peers;
 pub(crate) mod process;
 pub(crate) mod scenario;
