@@ -17,10 +17,14 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
     path::{Path, PathBuf},
-    time::SystemTime,
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{StoreError, witness::Witness};
+
+/// How long a lock may take to come free after its owner is gone.
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// Makes a file's content survive a power cut.
 ///
@@ -124,10 +128,7 @@ impl Directory {
             .truncate(false)
             .open(&path)
             .map_err(|err| Fault::io(&path, err))?;
-        lock.try_lock().map_err(|err| match err {
-            TryLockError::WouldBlock => Fault::Locked,
-            TryLockError::Error(err) => Fault::io(&path, err),
-        })?;
+        wait_for_lock(&lock, &path)?;
         Ok(Self {
             data_dir: data_dir.to_owned(),
             _lock: lock,
@@ -194,6 +195,22 @@ impl Directory {
         }
         let source = io::Error::from(io::ErrorKind::AlreadyExists);
         Err(Fault::io(self.store(), source))
+    }
+}
+
+/// Locks `file`. A lock outlives its owner for moments: sled gives its own
+/// back from a background thread, and a fork holds it until it executes.
+pub(super) fn wait_for_lock(file: &File, path: &Path) -> Result<(), Fault> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => return Err(Fault::Locked),
+            Err(TryLockError::Error(err)) => return Err(Fault::io(path, err)),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! is touched, and one that fails is left as it was found.
 
 use std::{
-    fs::{self, OpenOptions, TryLockError},
+    fs::{self, OpenOptions},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,9 +21,6 @@ use super::{
     sled::{DB_FILE, Tree},
     witness::{STORE_FORMAT, Witness},
 };
-
-/// sled gives its own lock back from a background thread, shortly after it was dropped.
-const OWN_LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// A store that is open, verified and durable.
 pub(super) struct OpenStore {
@@ -41,22 +38,26 @@ struct Verified {
 /// Opens the store, or makes a new one where there is none.
 pub(super) fn open(directory: &Directory, sync: &Arc<dyn DiskSync>) -> Result<OpenStore, Fault> {
     directory.create_store()?;
-    directory::remove_dir(&directory.rehearsal())?;
-    let witness = Witness::open(&directory.witness())?;
     let tree = directory.tree();
+    let db = tree.join(DB_FILE);
+    let has_tree = directory::exists(&db)?;
+    if has_tree {
+        // First, so that nothing that is in use or forbidden is called corrupt.
+        directory::check_access(&tree)?;
+        fail_if_locked(&db)?;
+    }
+    let witness = Witness::open(&directory.witness())?;
     let answered = witness.answered().sequence;
-    if !directory::exists(&tree.join(DB_FILE))? {
-        if answered > 0 {
-            let cause = format!("it is missing, after {answered} commits");
-            return Err(Fault::corrupt(tree.join(DB_FILE), cause));
-        }
+    if !has_tree && answered > 0 {
+        let cause = format!("it is missing, after {answered} commits");
+        return Err(Fault::corrupt(db, cause));
+    }
+    if !has_tree {
         // A first start that was interrupted: nothing was ever answered.
         directory::remove_dir(&tree)?;
         fs::create_dir(&tree).map_err(|err| Fault::io(&tree, err))?;
         return open_tree(directory, sync, witness, None);
     }
-    directory::check_access(&tree)?;
-    fail_if_locked(&tree.join(DB_FILE))?;
     let rehearsed = rehearse(directory, sync, &witness);
     directory::remove_dir(&directory.rehearsal())?;
     open_tree(directory, sync, witness, Some(rehearsed?))
@@ -112,6 +113,7 @@ fn rehearse(
     witness: &Witness,
 ) -> Result<Verified, Fault> {
     let copy = directory.rehearsal();
+    directory::remove_dir(&copy)?;
     directory::copy_dir(&directory.tree(), &copy)?;
     let tree = Tree::open(&copy, Arc::clone(sync));
     let verified = tree.and_then(|tree| {
@@ -132,7 +134,7 @@ fn open_tree(
     rehearsed: Option<Verified>,
 ) -> Result<OpenStore, Fault> {
     let path = directory.tree();
-    let deadline = Instant::now() + OWN_LOCK_WAIT;
+    let deadline = Instant::now() + directory::LOCK_WAIT;
     let tree = loop {
         match Tree::open(&path, Arc::clone(sync)) {
             Err(Fault::Locked) if Instant::now() < deadline => {
@@ -184,17 +186,7 @@ fn verify(
 /// Notices a process that holds the tree although our lock file is gone: a
 /// copy of its files would look corrupt.
 fn fail_if_locked(db: &Path) -> Result<(), Fault> {
-    let deadline = Instant::now() + OWN_LOCK_WAIT;
     let file = OpenOptions::new().read(true).write(true).open(db);
     let file = file.map_err(|err| Fault::io(db, err))?;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            Err(TryLockError::WouldBlock) => return Err(Fault::Locked),
-            Err(TryLockError::Error(err)) => return Err(Fault::io(db, err)),
-        }
-    }
+    directory::wait_for_lock(&file, db)
 }

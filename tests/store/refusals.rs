@@ -70,6 +70,21 @@ fn a_store_in_use_by_another_process_is_locked_even_without_its_lock_file() {
 }
 
 #[test]
+fn a_store_in_use_is_locked_even_where_it_looks_corrupt() {
+    let directory = tempfile::tempdir().unwrap();
+    wait(open(directory.path()).unwrap().put(&id(1), record(1))).unwrap();
+    for name in ["checkpoints/tree/db", "checkpoints/witness"] {
+        // As while another process writes it: half of it is there.
+        fs::write(directory.path().join(name), "half").unwrap();
+        let db = fs::File::open(directory.path().join("checkpoints/tree/db")).unwrap();
+        db.lock().unwrap();
+        assert_refused(directory.path(), is_locked);
+    }
+    let refused = open(directory.path()).unwrap_err();
+    assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
+}
+
+#[test]
 fn a_directory_in_place_of_a_file_is_unreadable_not_corrupt() {
     for name in ["lock", "checkpoints/witness", "checkpoints/tree/db"] {
         let directory = tempfile::tempdir().unwrap();
