@@ -352,3 +352,6 @@ fn decode_commit(instance: Instance, bytes: &[u8]) -> Result<Option<Commit>, Uns
         _ => corrupt("a commit is malformed"),
     }
 }
+
+#[cfg(test)]
+mod tests;

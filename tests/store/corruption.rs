@@ -41,7 +41,8 @@ fn is_refused(what: &str, damaged: &Files, expected: &BTreeMap<ClientId, Record>
         Ok(store) => {
             assert_eq!(contents(&store), *expected, "{what}: wrong content");
             // Sound means writable, too.
-            wait(store.put(&id(1), record(99_999))).unwrap();
+            let answer = wait(store.put(&id(1), record(99_999)));
+            assert_eq!(answer, Ok(()), "{what}: takes no writes");
             false
         }
         Err(err) => {

@@ -14,7 +14,8 @@ use std::{
 use watchmark::store::{CheckpointStore as _, DiskStore, DiskSync, OnCorruptStore, StoreError};
 
 use crate::support::{
-    checkpoint_of, contents, files, id, is_witness, open, record, until, wait, write_files,
+    DEADLINE, checkpoint_of, contents, files, id, is_witness, open, record, until, wait,
+    write_files,
 };
 
 /// Announces each sync, and waits to be told how it ends.
@@ -28,7 +29,7 @@ impl DiskSync for Stepped {
     fn sync_data(&self, file: &File) -> io::Result<()> {
         let name = if is_witness(file) { "witness" } else { "db" };
         self.began.send(name).unwrap();
-        self.ends.lock().unwrap().recv().unwrap();
+        self.ends.lock().unwrap().recv_timeout(DEADLINE).unwrap();
         file.sync_data()
     }
 }
@@ -50,7 +51,7 @@ fn an_answer_waits_for_the_sync_of_the_tree_and_then_of_the_witness() {
     let (store, syncs, end) = stepped(directory.path());
     let mut change = store.put(&id(1), record(5));
     for file in ["db", "witness"] {
-        assert_eq!(syncs.recv(), Ok(file));
+        assert_eq!(syncs.recv_timeout(DEADLINE), Ok(file));
         assert!(
             change.try_recv().is_err(),
             "answered before {file} was synced"
@@ -68,7 +69,7 @@ fn changes_that_wait_together_share_one_sync() {
     let directory = tempfile::tempdir().unwrap();
     let (store, syncs, end) = stepped(directory.path());
     let first = store.put(&id(0), record(1));
-    assert_eq!(syncs.recv(), Ok("db"));
+    assert_eq!(syncs.recv_timeout(DEADLINE), Ok("db"));
     let others: Vec<_> = (1..=100).map(|n| store.put(&id(n), record(1))).collect();
     // Two commits of two syncs each.
     for _ in 0..4 {
@@ -90,7 +91,7 @@ fn a_crash_between_any_two_steps_leaves_a_sound_store() {
     for checkpoint in 1..=6 {
         let change = store.put(&id(1), record(checkpoint));
         for _ in 0..2 {
-            syncs.recv().unwrap();
+            syncs.recv_timeout(DEADLINE).unwrap();
             at_each_step.push((checkpoint - 1, files(directory.path())));
             end.send(()).unwrap();
         }
@@ -183,7 +184,7 @@ fn a_full_queue_refuses_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let (store, syncs, end) = stepped(directory.path());
     let first = store.put(&id(0), record(1));
-    syncs.recv().unwrap();
+    syncs.recv_timeout(DEADLINE).unwrap();
     let mut accepted = Vec::new();
     let refusal = loop {
         let mut change = store.put(&id(1), record(1));
