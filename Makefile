@@ -54,7 +54,8 @@ rust:
 		exit 1; }
 
 deps: rust
-	@scripts/need.sh cc:build-essential protoc:protobuf-compiler
+	@scripts/need.sh cc:build-essential protoc:protobuf-compiler \
+		/usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 
 # mkfs.ext4, losetup: simulated power cuts. setpriv: no process outlives a test.
 deps-test: deps

@@ -1,13 +1,16 @@
 #!/bin/sh
-# Installs the Debian packages of the commands that are missing.
+# Installs the Debian packages of the commands, or files, that are missing.
 #
-#   scripts/need.sh protoc:protobuf-compiler etcd:etcd-server
+#   scripts/need.sh protoc:protobuf-compiler /usr/include/stdio.h:libc6-dev
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin
 missing=
 for pair; do
-	command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+	case $pair in
+	/*) [ -e "${pair%%:*}" ] ;;
+	*) command -v "${pair%%:*}" >/dev/null ;;
+	esac || missing="$missing ${pair#*:}"
 done
 [ -n "$missing" ] || exit 0
 
