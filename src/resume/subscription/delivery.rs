@@ -33,26 +33,22 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 self.unpark(*needs);
                 self.send_heartbeat(now);
             }
-            Phase::Idle
-            | Phase::AwaitingStore
-            | Phase::Waiting { .. }
-            | Phase::ReadingHead
-            | Phase::Opening(_) => {}
+            Phase::Waiting { .. } | Phase::Opening(_) => self.send_heartbeat(now),
+            Phase::Idle | Phase::AwaitingStore | Phase::ReadingHead => {}
         }
     }
 
     /// When a heartbeat is due that etcd does not cause.
     pub(super) fn heartbeat_due(&self) -> Option<Time> {
         let session = self.session.as_ref().filter(|session| session.can_send())?;
+        self.ledger.delivered()?;
         let is_ours = match &self.phase {
             Phase::Watching(watching) => watching.needs_heartbeats(),
-            Phase::Parked { .. } => true,
-            Phase::Idle
-            | Phase::AwaitingStore
-            | Phase::Waiting { .. }
-            | Phase::ReadingHead
-            | Phase::Opening(_)
-            | Phase::Snapshotting(_) => false,
+            // The stream is alive though etcd may not be: its state says so.
+            Phase::Parked { .. } | Phase::Waiting { .. } | Phase::Opening(_) => true,
+            Phase::Idle | Phase::AwaitingStore | Phase::ReadingHead | Phase::Snapshotting(_) => {
+                false
+            }
         };
         is_ours.then(|| session.sent_at + self.settings.progress_interval)
     }

@@ -208,11 +208,14 @@ fn heartbeats_come_from_us_where_etcd_certifies_nothing_in_time() {
 }
 
 #[test]
-fn a_subscriber_whose_etcd_is_away_gets_no_heartbeats() {
+fn a_subscriber_that_was_told_that_etcd_is_away_hears_that_we_are_not() {
     let mut machine = Machine::watching_mute(100);
-    machine.says(crate::resume::input::Upstream::Lost);
+    let lost = machine.says(crate::resume::input::Upstream::Lost);
+    assert_eq!(lost.last().unwrap(), "s1 state UpstreamLost 100");
     machine.at_next_timer();
-    assert_eq!(machine.after_secs(1000), NOTHING);
+    for _ in 0..10 {
+        assert_eq!(machine.after_secs(10), ["s1 progress 100"]);
+    }
 }
 
 #[test]
