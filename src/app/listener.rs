@@ -177,29 +177,29 @@ impl Stream for Connections {
     type Item = Result<Connection, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(pause) = &mut self.pause {
-            ready!(pause.as_mut().poll(cx));
-            self.pause = None;
-        }
-        let accepted = self
-            .listeners
-            .iter()
-            .map(|listener| listener.poll_accept(cx))
-            .find(Poll::is_ready);
-        match accepted {
-            Some(Poll::Ready(Ok(io))) => {
-                self.open.send_modify(|open| *open += 1);
-                let open = self.open.clone();
-                Poll::Ready(Some(Ok(Connection { io, open })))
-            }
-            Some(Poll::Ready(Err(error))) => {
-                warn!(%error, "cannot accept a connection");
-                let mut pause = Box::pin(tokio::time::sleep(ACCEPT_RETRY_AFTER));
+        loop {
+            if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
-                self.pause = Some(pause);
-                Poll::Pending
+                self.pause = None;
             }
-            Some(Poll::Pending) | None => Poll::Pending,
+            let accepted = self
+                .listeners
+                .iter()
+                .map(|listener| listener.poll_accept(cx))
+                .find(Poll::is_ready);
+            match accepted {
+                Some(Poll::Ready(Ok(io))) => {
+                    self.open.send_modify(|open| *open += 1);
+                    let open = self.open.clone();
+                    return Poll::Ready(Some(Ok(Connection { io, open })));
+                }
+                Some(Poll::Ready(Err(error))) => {
+                    warn!(%error, "cannot accept a connection");
+                    // Kept, and polled above: what is dropped wakes nobody.
+                    self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_RETRY_AFTER)));
+                }
+                Some(Poll::Pending) | None => return Poll::Pending,
+            }
         }
     }
 }

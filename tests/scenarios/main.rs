@@ -18,6 +18,7 @@ mod drain;
 mod errors;
 mod full_disk;
 mod history_replaced;
+mod hostile;
 mod idle_advance;
 mod options;
 mod resume;

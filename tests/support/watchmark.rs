@@ -120,6 +120,11 @@ impl Watchmark {
         WatchServiceClient::new(channel.await)
     }
 
+    /// Where it listens, as `ip:port`.
+    pub(crate) fn address(&self) -> String {
+        self.host.address(PORT)
+    }
+
     /// Where it listens.
     pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint::from_shared(self.host.url(PORT)).unwrap()
