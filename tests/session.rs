@@ -140,6 +140,28 @@ async fn automatic_acks_follow_what_the_transport_took() {
 }
 
 #[tokio::test]
+async fn what_the_transport_took_is_acknowledged_although_a_newer_stream_takes_over() {
+    let mut fixture = Fixture::new(10);
+    let automatic = SessionRequest {
+        auto_ack: true,
+        ..request()
+    };
+    let mut first = fixture.subscribe("orders", automatic.clone()).await;
+    fixture.asked_head().await.say(Said::Head(header(10))).await;
+    let (_, watch) = fixture.asked_watch().await;
+    watch.say_opened(10).await;
+    assert!(matches!(next(&mut first).await, Message::Opened { .. }));
+    watch.say_put(11, 10).await;
+    until("the driver has read", || watch.is_read()).await;
+
+    // On one thread: the driver hears of both at once.
+    assert_eq!(next_events(&mut first).await, 11);
+    let _second = fixture.subscribe("orders", automatic).await;
+    let (spec, _watch) = fixture.asked_watch().await;
+    assert_eq!(spec.guard.revision, rev(11), "delivered at most once");
+}
+
+#[tokio::test]
 async fn a_subscriber_that_does_not_read_stops_the_reading_of_etcd() {
     let mut fixture = Fixture::new(10);
     let (mut stream, watch) = fixture.subscribe_at_10("orders").await;

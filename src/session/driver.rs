@@ -216,12 +216,14 @@ impl Driver {
             Happened::Written(written) => self.machine.handle(Input::Persisted(written), now),
             Happened::Draining => {
                 self.is_draining = true;
+                self.note_handed(now);
                 self.machine.handle(Input::Drain, now);
             }
             Happened::Mail(None) | Happened::TimePassed => {}
             Happened::Mail(Some(Mail::Subscribe(newcomer))) => {
                 let session = newcomer.session;
                 let request = newcomer.request.clone();
+                self.note_handed(now);
                 self.streams.push(newcomer);
                 self.machine
                     .handle(Input::Subscribe { session, request }, now);
@@ -263,6 +265,16 @@ impl Driver {
                 self.note(&said);
                 self.machine.handle(Input::Upstream(attempt, said), now);
             }
+        }
+    }
+
+    /// What the transport took counts as acknowledged, where it does, also if
+    /// the stream is about to end.
+    fn note_handed(&mut self, now: Time) {
+        let stream = self.streams.last_mut();
+        let handed = stream.and_then(|it| Some((it.session, it.outbox.take_handed()?)));
+        if let Some((session, revision)) = handed {
+            self.machine.handle(Input::Handed(session, revision), now);
         }
     }
 

@@ -155,11 +155,14 @@ impl<M> Outbox<M> {
         }
     }
 
+    /// What the transport took since this was last asked or reported.
+    pub fn take_handed(&mut self) -> Option<Revision> {
+        self.shared.lock().handed.take()
+    }
+
     fn take_signal(&mut self) -> Option<Signal> {
         let mut state = self.shared.lock();
-        if self.shared.reports_handed
-            && let Some(revision) = state.handed.take()
-        {
+        if let Some(revision) = state.handed.take() {
             return Some(Signal::Handed(revision));
         }
         let room = state.room();
