@@ -85,6 +85,11 @@ impl Suspicion {
         self.times >= CONFIRMATIONS && now.saturating_sub(since) >= CONFIRMED_AFTER
     }
 
+    /// Whether etcd was found behind, and not well since.
+    pub(super) const fn is_raised(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// etcd was found where it should be.
     pub(super) fn clear(&mut self) {
         *self = Self::default();

@@ -110,6 +110,28 @@ async fn a_frozen_etcd_is_noticed_though_its_connections_stay_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_opens_in_time_though_a_frozen_etcd_does_not_answer() {
+    let scenario = Scenario::start(&[]).await;
+    drop(scenario.open(latest("app")).await.unwrap());
+    scenario.etcd.pause(0);
+    // Less than etcd is given to answer one call.
+    let in_time = Duration::from_secs(9);
+    for client_id in ["app", "stranger"] {
+        let opened = tokio::time::timeout(in_time, scenario.subscribe(client_id, "a/"));
+        let mut subscriber = opened.await.expect("opened in time");
+        assert_eq!(subscriber.opened().resumed, client_id == "app");
+        subscriber.until_state(StreamState::CatchingUp).await;
+        subscriber.until_state(StreamState::UpstreamLost).await;
+    }
+    scenario.etcd.resume(0);
+    let mut subscriber = scenario.subscribe("app", "a/").await;
+    let last = scenario.writer.put("a/1", "").await;
+    assert_eq!(subscriber.events_until(last).await.len(), 1);
+    drop(subscriber);
+    scenario.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_endpoint_in_the_list_does_no_harm() {
     let mut scenario = Scenario::start(&[]).await;
     scenario.watchmark.kill();

@@ -187,7 +187,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
             | Phase::Parked { .. }
             | Phase::Snapshotting(_) => None,
         };
-        let due = [waiting, self.heartbeat_due(), self.handed_again_due()];
+        let due = [
+            waiting,
+            self.heartbeat_due(),
+            self.handed_again_due(),
+            self.open_due(),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -242,6 +247,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             return;
         }
         self.hand_again(now);
+        self.open_in_time(now);
         self.open_session(now);
         if let Phase::Waiting { at, plan } = self.phase
             && at <= now

@@ -124,9 +124,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.wait(plan, at);
     }
 
-    /// etcd is away before the stream was opened: it opens at what the store
+    /// etcd is away, or busy, before the stream was opened: it opens at what the store
     /// says. `None`: the store says nothing.
-    fn open_without_etcd(&mut self, plan: Plan) -> Option<Plan> {
+    pub(super) fn open_without_etcd(&mut self, plan: Plan) -> Option<Plan> {
         if self.is_open() {
             return Some(plan);
         }
@@ -270,7 +270,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     }
 
     /// The delay rule's position, if it may replace a snapshot here.
-    fn assumed_instead_of(&self, base: Base) -> Option<Base> {
+    pub(super) fn assumed_instead_of(&self, base: Base) -> Option<Base> {
         let may = base.source == Source::Checkpoint
             && !self.is_open()
             && self.settings.idle_proof != IdleProof::Progress;

@@ -10,6 +10,10 @@ use crate::resume::{
     ledger::Ledger,
 };
 
+/// How long a stream waits for etcd, or for its turn to ask it, before it is
+/// opened at what the store says.
+const OPEN_WITHIN: Time = Time::from_secs(5);
+
 /// A live stream.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -195,6 +199,42 @@ impl<E: Item, K: Item> Subscription<E, K> {
         {
             session.opening = Opening::Ready(opened);
         }
+    }
+
+    /// When the stream is to be opened although etcd has not answered, so that
+    /// nobody waits without a word. `None`: it is open, or only etcd can say
+    /// where it begins.
+    pub(super) fn open_due(&self) -> Option<Time> {
+        let session = self.session.as_ref().filter(|_| !self.is_open())?;
+        let store_says = match &self.phase {
+            Phase::Opening(base) => match base.source {
+                Source::Checkpoint => self.assumed_instead_of(*base).is_none(),
+                Source::Head => true,
+                Source::Assumed | Source::ResumeAfter | Source::Delivered => false,
+            },
+            Phase::Snapshotting(_) => true,
+            Phase::Idle
+            | Phase::AwaitingStore
+            | Phase::Waiting { .. }
+            | Phase::ReadingHead
+            | Phase::Watching(_)
+            | Phase::Parked { .. } => false,
+        };
+        // A replaced history is better told by how the stream begins.
+        (store_says && !self.suspicion.is_raised()).then(|| session.sent_at + OPEN_WITHIN)
+    }
+
+    pub(super) fn open_in_time(&mut self, now: Time) {
+        if self.open_due().is_none_or(|at| at > now) {
+            return;
+        }
+        let plan = match &self.phase {
+            Phase::Opening(base) => Plan::Watch(*base),
+            Phase::Snapshotting(snapshot) => snapshot.plan(),
+            _ => return,
+        };
+        self.open_without_etcd(plan);
+        self.set_state(StreamState::CatchingUp);
     }
 
     /// Sends `opened` once everything it says is durable.

@@ -184,6 +184,52 @@ fn a_new_subscriber_may_open_and_wait_for_its_snapshot_while_etcd_is_away() {
 }
 
 #[test]
+fn a_stream_that_etcd_keeps_waiting_opens_at_what_the_store_says() {
+    let mut machine = Machine::stored(record(100));
+    machine.subscribe(1);
+    assert_eq!(
+        machine.at_next_timer(),
+        ["s1 opened 100 resumed acked c1", "s1 state CatchingUp 100"]
+    );
+    assert_eq!(machine.now(), Duration::from_secs(5));
+    // And goes on as if etcd had been quick.
+    machine.says(watch_opened(present(101, 100)));
+    assert_eq!(
+        machine.says(response([put("a", 101)])),
+        ["s1 events 101 [a@101]", "caught up", "s1 state Live 101"]
+    );
+
+    let mut machine = Machine::stored(record(100));
+    machine.subscribe(1);
+    machine.at_next_timer();
+    let said = machine.says(watch_opened(compacted_at(150)));
+    assert_eq!(said, ["snapshot #2"]);
+    assert_eq!(
+        machine.says(Upstream::SnapshotBegun(header(200))),
+        ["s1 begin 200 Compacted 150"]
+    );
+
+    let mut machine = Machine::new();
+    machine.subscribe(1);
+    machine.persisted();
+    assert_eq!(
+        machine.at_next_timer(),
+        ["s1 opened 0 fresh c0", "s1 state CatchingUp 0"]
+    );
+}
+
+#[test]
+fn a_stream_that_brings_its_position_waits_for_etcd_to_open() {
+    let mut machine = Machine::stored(record(100));
+    let brought = SessionRequest {
+        resume_after: Some(revision(50)),
+        ..request()
+    };
+    machine.subscribe_as(1, brought);
+    assert_eq!(machine.after_secs(60), NOTHING);
+}
+
+#[test]
 fn retries_never_end_and_never_come_faster_than_100_ms() {
     let mut machine = Machine::watching(100);
     let mut waits = Vec::new();
