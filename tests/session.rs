@@ -331,3 +331,25 @@ async fn a_drain_ends_streams_refuses_new_ones_and_waits_for_the_last_ack() {
     // Repeating the last ack is harmless to the end.
     assert_eq!(fixture.ack("busy", 11).await, Ok(11));
 }
+
+#[tokio::test]
+async fn a_drain_waits_for_no_ack_of_a_stream_that_acknowledges_by_itself() {
+    let mut fixture = Fixture::new(10);
+    let automatic = SessionRequest {
+        auto_ack: true,
+        ..request()
+    };
+    let mut stream = fixture.subscribe("orders", automatic).await;
+    fixture.asked_head().await.say(Said::Head(header(10))).await;
+    let (_, watch) = fixture.asked_watch().await;
+    watch.say_opened(10).await;
+    assert!(matches!(next(&mut stream).await, Message::Opened { .. }));
+    for revision in [11, 12] {
+        watch.say_put(revision, 10).await;
+    }
+    until("the driver has read", || watch.is_read()).await;
+    assert_eq!(next_events(&mut stream).await, 11);
+    // The other is queued, and the transport will never take it.
+    soon("drained", fixture.registry.drain()).await;
+    assert_eq!(fixture.store.checkpoint("orders"), Some(11));
+}

@@ -15,7 +15,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, Sleep},
 };
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::{
     message::{self, Message},
@@ -84,6 +84,8 @@ pub(super) struct Driver {
     machine: Subscription<Event, KeyValue>,
     /// One stream; two only while a newcomer is being decided about, newest last.
     streams: Vec<Newcomer>,
+    /// The last stream acknowledges by itself what the transport takes.
+    acks_itself: bool,
     attempt: Option<Running>,
     /// The member that served the newest watch.
     last_member: Option<u64>,
@@ -128,6 +130,7 @@ impl Driver {
         Self {
             machine: Subscription::new(record, surroundings.settings.clone(), seed),
             streams: Vec::new(),
+            acks_itself: false,
             attempt: None,
             last_member: None,
             write: None,
@@ -162,7 +165,8 @@ impl Driver {
 
     /// Nothing delivered waits for an `Ack`, and no `Ack` for its answer.
     fn is_settled(&self) -> bool {
-        !self.machine.has_unacked() && self.answers_by_ack.is_empty() && self.write.is_none()
+        let awaits_ack = self.machine.has_unacked() && !self.acks_itself;
+        !awaits_ack && self.answers_by_ack.is_empty() && self.write.is_none()
     }
 
     fn now(&self) -> Time {
@@ -304,6 +308,9 @@ impl Driver {
             self.execute(command, now);
         }
         debug_assert!(self.streams.len() <= 1, "a newcomer was not decided about");
+        if let Some(stream) = self.streams.last() {
+            self.acks_itself = stream.request.auto_ack;
+        }
     }
 
     fn execute(&mut self, command: Command<Event, KeyValue>, now: Time) {
@@ -423,18 +430,7 @@ impl Driver {
     }
 
     fn end(&mut self, session: SessionId, reason: EndReason) {
-        match &reason {
-            EndReason::Draining => info!(session_id = session.0, "drained"),
-            EndReason::Superseded
-            | EndReason::RangeMismatch
-            | EndReason::Compacted { .. }
-            | EndReason::HistoryReplaced
-            | EndReason::UpstreamUnavailable
-            | EndReason::Refused(_)
-            | EndReason::StoreFailed(_) => {
-                info!(session_id = session.0, reason = ?reason, "stream ended");
-            }
-        }
+        message::log_end(session, &reason);
         self.streams.retain_mut(|stream| {
             if stream.session == session {
                 stream.outbox.end(reason.clone());

@@ -4,7 +4,7 @@ use tracing::{debug, info, trace};
 
 use crate::{
     proto::watchmark::v1::{Event, KeyValue},
-    resume::{self, Item, Revision, SessionId, SnapshotReason},
+    resume::{self, EndReason, Item, Revision, SessionId, SnapshotReason},
 };
 
 /// What a subscriber receives.
@@ -94,5 +94,21 @@ pub(super) fn log(session: SessionId, message: &Message) {
             "stream state"
         ),
         Message::SnapshotChunk(_) | Message::Progress(_) => {}
+    }
+}
+
+/// Says that a stream ends, and why.
+pub(super) fn log_end(session: SessionId, reason: &EndReason) {
+    match reason {
+        EndReason::Draining => info!(session_id = session.0, "drained"),
+        EndReason::Superseded
+        | EndReason::RangeMismatch
+        | EndReason::Compacted { .. }
+        | EndReason::HistoryReplaced
+        | EndReason::UpstreamUnavailable
+        | EndReason::Refused(_)
+        | EndReason::StoreFailed(_) => {
+            info!(session_id = session.0, ?reason, "stream ended");
+        }
     }
 }
