@@ -8,6 +8,8 @@
 //! Invariants: at most one attempt and one write exist at a time; a stream's
 //! first message is queued after the stream before it has ended.
 
+mod execute;
+
 use std::{collections::HashMap, future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
@@ -18,18 +20,17 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    message::{self, Message},
+    message::Message,
     outbox::{Outbox, Signal},
 };
 use crate::{
     proto::watchmark::v1::{Event, KeyValue},
     resume::{
-        AckId, AckRefusal, Attempt, ClientId, Command, EndReason, Input, OutboxRoom, ProbeSample,
-        Record, Revision, Selection, SessionId, SessionRequest, Settings, StoreFailed,
-        Subscription, Time, input::Upstream as Said,
+        AckId, AckRefusal, Attempt, ClientId, Input, ProbeSample, Record, Revision, SessionId,
+        SessionRequest, Settings, StoreFailed, Subscription, Time, input::Upstream as Said,
     },
     store::{CheckpointStore, StoreError},
-    upstream::{CatchUpPermit, Upstream, UpstreamEvents, WatchSpec},
+    upstream::{CatchUpPermit, Upstream, UpstreamEvents},
 };
 
 /// Acks that may wait for the disk at once; beyond it the mailbox is left
@@ -300,143 +301,6 @@ impl Driver {
             | Said::SnapshotBegun(_)
             | Said::SnapshotPage(_) => {}
         }
-    }
-
-    fn run_commands(&mut self) {
-        let now = self.now();
-        while let Some(command) = self.machine.next_command(now) {
-            self.execute(command, now);
-        }
-        debug_assert!(self.streams.len() <= 1, "a newcomer was not decided about");
-        if let Some(stream) = self.streams.last() {
-            self.acks_itself = stream.request.auto_ack;
-        }
-    }
-
-    fn execute(&mut self, command: Command<Event, KeyValue>, now: Time) {
-        match command {
-            Command::OpenWatch {
-                attempt,
-                guard,
-                avoid_last_member,
-            } => {
-                debug!(attempt = attempt.0, revision = %guard.revision, "opening a watch");
-                self.attempt = None;
-                let Some((selection, rendering)) = self.wanted() else {
-                    return self.nobody_asked(attempt, now);
-                };
-                let watch = self.surroundings.upstream.watch(WatchSpec {
-                    selection,
-                    guard,
-                    prev_kv: rendering.prev_kv,
-                    keys_only: rendering.keys_only,
-                    avoid_member: self.last_member.filter(|_| avoid_last_member),
-                });
-                self.attempt = Some(Running {
-                    number: attempt,
-                    events: watch.events,
-                    ask_progress: Some(watch.ask_progress),
-                    catching_up: Some(watch.catching_up),
-                });
-            }
-            Command::ReadHead(attempt) => {
-                debug!(attempt = attempt.0, "reading etcd's revision");
-                self.read(attempt, now, |upstream, selection, _| {
-                    upstream.head(selection.range)
-                });
-            }
-            Command::ReadSnapshot(attempt) => {
-                debug!(attempt = attempt.0, "reading a snapshot");
-                self.read(attempt, now, |upstream, selection, rendering| {
-                    upstream.snapshot(selection.range, rendering.keys_only)
-                });
-            }
-            Command::AskProgress => {
-                if let Some(ask) = self
-                    .attempt
-                    .as_ref()
-                    .and_then(|it| it.ask_progress.as_ref())
-                {
-                    // Full: a request is under way already.
-                    let _ = ask.try_send(());
-                }
-            }
-            Command::CaughtUp => {
-                if let Some(attempt) = &mut self.attempt {
-                    attempt.catching_up = None;
-                }
-            }
-            Command::CloseUpstream => self.attempt = None,
-            Command::Deliver(session, message) => self.deliver(session, message, now),
-            Command::EndSession(session, reason) => self.end(session, reason),
-            Command::Persist(record) => {
-                debug_assert!(self.write.is_none(), "two writes at a time");
-                self.write = Some(self.surroundings.store.put(&self.client_id, record));
-            }
-            Command::ReplyAck(ack, answer) => {
-                if let Some(waiting) = self.answers_by_ack.remove(&ack) {
-                    // An error: the caller has gone, its ack holds all the same.
-                    let _ = waiting.send(answer);
-                }
-            }
-        }
-    }
-
-    fn read(
-        &mut self,
-        attempt: Attempt,
-        now: Time,
-        begin: impl FnOnce(&dyn Upstream, Selection, Rendering) -> UpstreamEvents,
-    ) {
-        self.attempt = None;
-        let Some((selection, rendering)) = self.wanted() else {
-            return self.nobody_asked(attempt, now);
-        };
-        self.attempt = Some(Running {
-            number: attempt,
-            events: begin(&*self.surroundings.upstream, selection, rendering),
-            ask_progress: None,
-            catching_up: None,
-        });
-    }
-
-    /// What the live stream asked for.
-    fn wanted(&self) -> Option<(Selection, Rendering)> {
-        let stream = self.streams.last()?;
-        Some((stream.request.selection.clone(), stream.rendering))
-    }
-
-    /// etcd is used for a live stream only; without one the attempt is over.
-    fn nobody_asked(&mut self, attempt: Attempt, now: Time) {
-        debug_assert!(false, "an attempt without a stream");
-        self.machine
-            .handle(Input::Upstream(attempt, Said::Lost), now);
-    }
-
-    fn deliver(&mut self, session: SessionId, message: Message, now: Time) {
-        message::log(session, &message);
-        let room = self
-            .streams
-            .iter_mut()
-            .find(|stream| stream.session == session)
-            .map_or(OutboxRoom::None, |stream| {
-                let (size_bytes, acknowledgeable) = (
-                    message::size_bytes(&message),
-                    message::acknowledgeable(&message),
-                );
-                stream.outbox.put(message, size_bytes, acknowledgeable)
-            });
-        self.machine.handle(Input::Outbox(session, room), now);
-    }
-
-    fn end(&mut self, session: SessionId, reason: EndReason) {
-        message::log_end(session, &reason);
-        self.streams.retain_mut(|stream| {
-            if stream.session == session {
-                stream.outbox.end(reason.clone());
-            }
-            stream.session != session
-        });
     }
 }
 

@@ -128,6 +128,11 @@ fn a_store_of_another_user_is_unreadable_and_untouched() {
         return;
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    // The build's own folder may be closed to others.
+    let program = tempfile::tempdir().unwrap();
+    fs::set_permissions(program.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let opener = program.path().join("opener");
+    fs::copy(std::env::current_exe().unwrap(), &opener).unwrap();
     // From outside in, each time one file more is open to everybody.
     for (name, is_directory) in [
         ("lock", false),
@@ -136,7 +141,7 @@ fn a_store_of_another_user_is_unreadable_and_untouched() {
         ("checkpoints/tree/db", false),
     ] {
         let before = files(path);
-        let output = Command::new(std::env::current_exe().unwrap())
+        let output = Command::new(&opener)
             .args(["refusals::opening_process", "--exact", "--nocapture"])
             .env(OPENS, path)
             .uid(65534)
