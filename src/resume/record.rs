@@ -38,6 +38,11 @@ impl Record {
             pending_snapshot: None,
         }
     }
+
+    /// Whether it holds a position, which would be a lie for another selection.
+    pub(super) const fn says_where(&self) -> bool {
+        self.checkpoint.is_some() || self.pending_snapshot.is_some()
+    }
 }
 
 /// The range and filters that a checkpoint speaks of.

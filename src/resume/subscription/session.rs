@@ -70,11 +70,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if self.draining {
             return self.refuse(id, EndReason::Draining);
         }
-        if self
-            .writes
-            .current()
-            .is_some_and(|record| record.selection != request.selection)
-        {
+        if self.writes.current().is_some_and(|record| {
+            let is_bound = record.says_where() || self.session.is_some();
+            is_bound && record.selection != request.selection
+        }) {
             return self.refuse(id, EndReason::RangeMismatch);
         }
         self.end(EndReason::Superseded);
@@ -110,7 +109,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
         };
         let request = session.request.clone();
         let record = self.writes.current().cloned();
-        let record = record.unwrap_or_else(|| Record::new(request.selection.clone()));
+        let record = record
+            .filter(|record| record.selection == request.selection)
+            .unwrap_or_else(|| Record::new(request.selection.clone()));
         self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
         self.seen = Seen {
             cluster_id: record.history.cluster_id,

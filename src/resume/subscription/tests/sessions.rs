@@ -144,6 +144,35 @@ fn another_range_is_refused_and_the_live_stream_stays() {
 }
 
 #[test]
+fn another_range_may_be_asked_for_as_long_as_there_is_no_position_to_lie_about() {
+    let denied = || {
+        Upstream::Refused(Refusal {
+            kind: RefusalKind::PermissionDenied,
+            message: String::new(),
+        })
+    };
+    let mut other = request();
+    other.selection.no_delete = true;
+
+    let mut machine = Machine::new();
+    machine.subscribe(1);
+    machine.persisted();
+    machine.says(denied());
+    let said = machine.subscribe_as(2, other.clone());
+    assert_eq!(said, ["snapshot #3", "persist 0 fresh c0 t0"]);
+    machine.persisted();
+    let stored = machine.subscription.record().unwrap();
+    assert_eq!(stored.selection, other.selection);
+
+    // A snapshot that was delivered binds once its ack is on its way.
+    machine.says(Upstream::SnapshotBegun(header(50)));
+    machine.says(Upstream::SnapshotEnded);
+    machine.closes(2);
+    machine.ack(1, 50);
+    assert_eq!(machine.subscribe(3), ["s3 end RangeMismatch"]);
+}
+
+#[test]
 fn resume_after_becomes_the_checkpoint_before_the_stream_opens() {
     for at in [50, 150] {
         let mut machine = Machine::stored(record(100));
