@@ -78,6 +78,12 @@ async fn one_of_fifty_stops_reading_and_the_others_are_not_delayed() {
     // It reads again, and gets everything.
     let events = stopped.events_until(last).await;
     assert_eq!(events.len(), ROUNDS * (VALUES + 1));
+    // Its watch was not left unread: it was closed, and another one opened.
+    let log = scenario.watchmark.log();
+    let opened = log
+        .lines()
+        .filter(|line| line.contains("client_id=stopped}") && line.contains("opening a watch"));
+    assert!(opened.count() > 1, "no watch was closed");
     assert_eq!(stopped.ack(last).await.unwrap(), last);
     drop((stopped, others));
     scenario.finish().await;
