@@ -47,6 +47,8 @@ pub struct Subscription<E, K> {
     session: Option<Session>,
     /// The last session, live or ended; `None`: none since the start.
     last_session: Option<SessionId>,
+    /// A stream of the stored range was opened, by this process.
+    was_opened: bool,
     /// What was delivered belongs to a history that is gone.
     history_lost: bool,
     /// A stream ended with that error since the history was found replaced.
@@ -106,6 +108,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             suspicion: Suspicion::default(),
             session: None,
             last_session: None,
+            was_opened: false,
             history_lost: false,
             replacement_told: false,
             draining: false,

@@ -71,7 +71,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             return self.refuse(id, EndReason::Draining);
         }
         if self.writes.current().is_some_and(|record| {
-            let is_bound = record.says_where() || self.session.is_some();
+            let is_bound = record.says_where() || self.session.is_some() || self.was_opened;
             is_bound && record.selection != request.selection
         }) {
             return self.refuse(id, EndReason::RangeMismatch);
@@ -245,6 +245,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && self.writes.are_done()
         {
             session.opening = Opening::Sent;
+            self.was_opened = true;
             session.sent_at = now;
             self.commands.push_back(Command::Deliver(
                 session.id,
