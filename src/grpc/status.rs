@@ -146,7 +146,7 @@ fn row(client_id: &str, cause: Cause) -> Row {
             NEVER,
             format!(
                 "client_id {client_id:?} is new, and there are {max} subscriptions already: \
-                 delete one that is not used any more, or raise --max-subscriptions"
+                 use one of them, or raise --max-subscriptions"
             ),
             &[
                 ("flag", "--max-subscriptions".to_owned()),
@@ -191,8 +191,8 @@ fn row(client_id: &str, cause: Cause) -> Row {
             NEVER,
             format!(
                 "client_id {client_id:?} is stored with another range or other filters, of which \
-                 its checkpoint speaks: ask for the same, leave the range out, use another \
-                 client_id, or delete the subscription"
+                 its checkpoint speaks: ask for the same, leave the range out, or use \
+                 another client_id"
             ),
             &[],
         ),
