@@ -8,9 +8,11 @@
 //!   become [`Fault::Corrupt`] here; the rest is for `rows` and `witness` to
 //!   notice. The build must therefore unwind.
 //! - Opening repairs and so overwrites: show it a copy of what may be corrupt.
+//! - It reads a snapshot that a crash or a full disk left half written as if it
+//!   were the newest, and refuses to open: removed here before it looks.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -31,6 +33,9 @@ const SEGMENT_BYTES: usize = 64 * 1024;
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// Within the tree's directory: the log that holds everything.
 pub(super) const DB_FILE: &str = "db";
+/// Of a snapshot that is not yet synced and renamed. The one before it is
+/// removed only after that, so nothing depends on this one.
+const UNFINISHED: &str = "generating";
 
 /// An open tree.
 pub(super) struct Tree {
@@ -49,6 +54,7 @@ impl Tree {
             .cache_capacity(CACHE_BYTES)
             .segment_size(SEGMENT_BYTES)
             .flush_every_ms(None);
+        remove_unfinished_snapshots(path)?;
         let db = guarded(path, || config.open())?;
         let db_path = path.join(DB_FILE);
         let file = OpenOptions::new()
@@ -99,6 +105,16 @@ impl Tree {
             Ok(())
         });
     }
+}
+
+fn remove_unfinished_snapshots(path: &Path) -> Result<(), Fault> {
+    for entry in fs::read_dir(path).map_err(|err| Fault::io(path, err))? {
+        let file = entry.map_err(|err| Fault::io(path, err))?.path();
+        if file.extension().is_some_and(|it| it == UNFINISHED) {
+            fs::remove_file(&file).map_err(|err| Fault::io(&file, err))?;
+        }
+    }
+    Ok(())
 }
 
 fn batch(rows: &[RowChange]) -> Batch {

@@ -1,8 +1,10 @@
 //! kill -9, over and over.
 
+use std::{fs, path::PathBuf};
+
 use watchmark::store::CheckpointStore as _;
 
-use crate::support::{Syncs, Writer, checkpoint_of, open, random_pause};
+use crate::support::{Syncs, Writer, checkpoint_of, id, open, random_pause, record, wait};
 
 const ROUNDS: usize = 20;
 
@@ -28,4 +30,29 @@ fn no_kill_takes_an_answered_checkpoint_back() {
         assert!(store.is_ready());
     }
     assert!(acks > 0);
+}
+
+/// sled writes one whenever it opens, and a full disk does the same.
+#[test]
+fn a_snapshot_that_a_crash_left_half_written_is_no_corruption() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = directory.path().join("checkpoints/tree");
+    for checkpoint in 1..4 {
+        let store = open(directory.path()).unwrap();
+        wait(store.put(&id(0), record(checkpoint))).unwrap();
+    }
+    let is_snapshot = |path: &PathBuf| path.to_string_lossy().contains("/snap.");
+    let snapshot = fs::read_dir(&tree)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(is_snapshot)
+        .unwrap();
+    let whole = fs::read(snapshot).unwrap();
+    let unfinished = tree.join("snap.00000000FFFFFFFF.generating");
+    for length in [0, 5, whole.len() / 2, whole.len() - 1] {
+        fs::write(&unfinished, &whole[..length]).unwrap();
+        let store = open(directory.path()).unwrap();
+        assert_eq!(checkpoint_of(&store, 0), 3, "{length} bytes");
+        assert!(!unfinished.exists());
+    }
 }
