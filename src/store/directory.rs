@@ -284,6 +284,21 @@ pub(super) fn copy_dir(from: &Path, to: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Makes the names on the way to `tree` durable: a first start, or a
+/// quarantine, may have been interrupted before it did so.
+pub(super) fn sync_names(tree: &Path) -> Result<(), Fault> {
+    for (above, folder) in tree.ancestors().skip(1).enumerate() {
+        let is_here = folder.as_os_str().is_empty();
+        let folder = if is_here { Path::new(".") } else { folder };
+        match sync_dir(folder) {
+            // The store and --data-dir are ours; what is above need not be.
+            Err(err) if above < 2 => return Err(Fault::io(folder, err)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

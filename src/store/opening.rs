@@ -145,9 +145,7 @@ fn open_tree(
     };
     let Verified { contents, .. } = verify(&tree, &witness, &path, rehearsed)?;
     directory::sync_all(&path)?;
-    if let Some(store) = path.parent() {
-        directory::sync_dir(store).map_err(|err| Fault::io(store, err))?;
-    }
+    directory::sync_names(&path)?;
     let [held, answered] = [contents.commit(), witness.answered()].map(|it| it.sequence);
     if held > answered {
         if held > answered + 1 {
