@@ -157,8 +157,8 @@ async fn a_changed_auth_store_renews_jwt_tokens() {
 async fn a_wrong_password_is_refused_and_not_tried_in_a_loop() {
     let (server, config) = start(&[]).await;
     fs::write(config.password_file.as_ref().unwrap(), "wrong").unwrap();
-    let etcd = Etcd::connect(config).unwrap();
     let before = authentications(&server).await;
+    let etcd = Etcd::connect(config).unwrap();
     for _ in 0..200 {
         let refusal = refused(&etcd, spec("a/", 1)).await;
         assert_eq!(refusal.kind, RefusalKind::Unauthenticated);
