@@ -1,122 +1,17 @@
-//! What an operator may set: flags and environment variables, checked.
-//!
-//! A wrong value is refused here, before anything is bound, opened or dialled,
-//! with a message that names its flag. What only etcd's connector can judge
-//! (endpoints, its files) is passed on as given. No secret is ever a value:
-//! the password comes from a file.
+//! The flags of `watchmark serve`.
 
-use std::{
-    ffi::OsString, fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr,
-    time::Duration,
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use clap::{ArgMatches, Args, parser::ValueSource};
+
+use super::{
+    Config, refuse,
+    values::{self, IdleProofFlag, Listen, LogFormat, OnCorruptStore},
 };
-
-use clap::{
-    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-    error::ErrorKind, parser::ValueSource,
-};
-use tracing_subscriber::EnvFilter;
-
 use crate::resume::{IdleProof, KeyRange, Settings};
 
-/// What the program was asked to do.
-#[derive(Debug)]
-pub enum Task {
-    /// `watchmark serve`.
-    Serve(Config),
-}
-
-/// Everything that `serve` may be told, valid.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// `--listen`.
-    pub listen: Vec<Listen>,
-    /// `--data-dir`.
-    pub data_dir: PathBuf,
-    /// How etcd is reached.
-    pub etcd: EtcdFlags,
-    /// `--default-prefix`.
-    pub default_range: Option<KeyRange>,
-    /// `--allow-prefix`.
-    pub allowed_ranges: Vec<KeyRange>,
-    /// How a subscription behaves.
-    pub resume: Settings,
-    /// `--probe-interval`.
-    pub probe_interval: Duration,
-    /// `--snapshot-page-bytes`.
-    pub snapshot_page_bytes: usize,
-    /// `--max-catchups`.
-    pub max_catchups: usize,
-    /// `--max-subscriptions`.
-    pub max_subscriptions: usize,
-    /// `--on-corrupt-store`.
-    pub on_corrupt_store: OnCorruptStore,
-    /// `--drain-timeout`.
-    pub drain_timeout: Duration,
-    /// `--log`.
-    pub log: String,
-    /// `--log-format`.
-    pub log_format: LogFormat,
-}
-
-/// Where applications connect.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Listen {
-    /// A loopback address.
-    Tcp(SocketAddr),
-    /// The path of a socket.
-    Unix(PathBuf),
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What to do with a store that is corrupt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum OnCorruptStore {
-    /// Exit, and leave it as it is.
-    Fail,
-    /// Move it aside and start empty: every subscriber resyncs.
-    Quarantine,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum IdleProofFlag {
-    /// By the etcd server's version.
-    Auto,
-    /// Only what etcd certifies.
-    Progress,
-    /// Never ask etcd for progress.
-    Delay,
-}
-
-#[derive(Debug, Parser)]
-#[command(
-    name = "watchmark",
-    version,
-    about,
-    // A deployment appends to what a template gives: the last one wins.
-    args_override_self = true,
-    after_help = "Every flag has an environment variable WATCHMARK_<FLAG>; flags win."
-)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run the sidecar
-    Serve(Box<ServeFlags>),
-}
-
 #[derive(Debug, Args)]
-struct ServeFlags {
+pub(super) struct ServeFlags {
     /// Where applications connect: a loopback address, or unix:///path.sock; may be given twice
     #[arg(
         long,
@@ -153,27 +48,27 @@ struct ServeFlags {
     allow_prefix: Vec<String>,
 
     /// Silence after which a position may be assumed (x)
-    #[arg(long, env = "WATCHMARK_IDLE_AFTER", value_name = "DURATION", value_parser = interval,
+    #[arg(long, env = "WATCHMARK_IDLE_AFTER", value_name = "DURATION", value_parser = values::interval,
           default_value = "600s")]
     idle_after: Duration,
 
     /// How old the sample of etcd's revision must be that is assumed (y), below --idle-after
-    #[arg(long, env = "WATCHMARK_IDLE_LAG", value_name = "DURATION", value_parser = interval,
+    #[arg(long, env = "WATCHMARK_IDLE_LAG", value_name = "DURATION", value_parser = values::interval,
           default_value = "60s")]
     idle_lag: Duration,
 
     /// How often etcd's revision is sampled
-    #[arg(long, env = "WATCHMARK_PROBE_INTERVAL", value_name = "DURATION", value_parser = interval,
+    #[arg(long, env = "WATCHMARK_PROBE_INTERVAL", value_name = "DURATION", value_parser = values::interval,
           default_value = "20s")]
     probe_interval: Duration,
 
     /// Silence after which etcd is asked for progress, and the subscriber told
     #[arg(long, env = "WATCHMARK_PROGRESS_INTERVAL", value_name = "DURATION",
-          value_parser = interval, default_value = "10s")]
+          value_parser = values::interval, default_value = "10s")]
     progress_interval: Duration,
 
     /// How long a silent watch may leave that unanswered before it is reopened
-    #[arg(long, env = "WATCHMARK_STALL_TIMEOUT", value_name = "DURATION", value_parser = interval,
+    #[arg(long, env = "WATCHMARK_STALL_TIMEOUT", value_name = "DURATION", value_parser = values::interval,
           default_value = "30s")]
     stall_timeout: Duration,
 
@@ -182,7 +77,7 @@ struct ServeFlags {
     idle_proof: IdleProofFlag,
 
     /// What the pages of a snapshot grow towards
-    #[arg(long, env = "WATCHMARK_SNAPSHOT_PAGE_BYTES", value_name = "SIZE", value_parser = size,
+    #[arg(long, env = "WATCHMARK_SNAPSHOT_PAGE_BYTES", value_name = "SIZE", value_parser = values::size,
           default_value = "8MiB")]
     snapshot_page_bytes: NonZeroUsize,
 
@@ -219,7 +114,7 @@ struct ServeFlags {
     drain_timeout: Duration,
 
     /// What to log: a level, or directives like watchmark=debug,h2=warn
-    #[arg(long, env = "WATCHMARK_LOG", value_name = "FILTER", value_parser = log_filter,
+    #[arg(long, env = "WATCHMARK_LOG", value_name = "FILTER", value_parser = values::log_filter,
           default_value = "info")]
     log: String,
 
@@ -278,30 +173,10 @@ pub struct EtcdFlags {
     pub key_file: Option<PathBuf>,
 }
 
-impl Task {
-    /// Reads flags and environment. `args` begins with the program's name.
-    ///
-    /// # Errors
-    /// What to print, and whether it is a failure (2) or asked-for help (0).
-    pub fn parse<A: Into<OsString> + Clone>(
-        args: impl IntoIterator<Item = A>,
-    ) -> Result<Self, clap::Error> {
-        let matches = Cli::command().try_get_matches_from(args)?;
-        match Cli::from_arg_matches(&matches)?.command {
-            Command::Serve(mut flags) => {
-                if let Some(serve) = matches.subcommand_matches("serve") {
-                    flags.drop_empty_environment(serve);
-                }
-                Ok(Self::Serve(flags.check()?))
-            }
-        }
-    }
-}
-
 impl ServeFlags {
     /// An empty variable, as deployment templates leave behind, is no
     /// permission to watch everything.
-    fn drop_empty_environment(&mut self, matches: &ArgMatches) {
+    pub(super) fn drop_empty_environment(&mut self, matches: &ArgMatches) {
         let is_from_environment =
             |flag| matches.value_source(flag) == Some(ValueSource::EnvVariable);
         if is_from_environment("allow_prefix") {
@@ -312,7 +187,7 @@ impl ServeFlags {
         }
     }
 
-    fn check(self) -> Result<Config, clap::Error> {
+    pub(super) fn check(self) -> Result<Config, clap::Error> {
         if self.idle_lag >= self.idle_after {
             return Err(refuse(format!(
                 "--idle-lag ({}) must be below --idle-after ({})",
@@ -359,80 +234,5 @@ impl ServeFlags {
             log: self.log,
             log_format: self.log_format,
         })
-    }
-}
-
-fn refuse(message: String) -> clap::Error {
-    Cli::command().error(ErrorKind::ValueValidation, message)
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be above zero".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; write it like 90s or 10m")),
-    }
-}
-
-fn size(text: &str) -> Result<NonZeroUsize, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit: usize = match text[digits.len()..].trim() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err("write it like 8MiB (B, KiB, MiB, GiB)".to_owned()),
-    };
-    let bytes = digits
-        .parse::<usize>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit));
-    bytes
-        .and_then(NonZeroUsize::new)
-        .ok_or_else(|| "write a whole number above zero, like 8MiB".to_owned())
-}
-
-fn log_filter(text: &str) -> Result<String, String> {
-    match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix://") {
-            return if path.starts_with('/') {
-                Ok(Self::Unix(path.into()))
-            } else {
-                Err("a socket needs an absolute path: unix:///path.sock".to_owned())
-            };
-        }
-        let numeric = text
-            .strip_prefix("localhost:")
-            .map(|port| format!("127.0.0.1:{port}"));
-        let address: SocketAddr = numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
-            "write an address and port like 127.0.0.1:7379, or unix:///path.sock".to_owned()
-        })?;
-        if address.ip().is_loopback() {
-            Ok(Self::Tcp(address))
-        } else {
-            Err(format!(
-                "{} can be reached from elsewhere, and this port has neither TLS nor \
-                 authentication: listen on 127.0.0.1, [::1] or unix:///path.sock",
-                address.ip()
-            ))
-        }
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
     }
 }

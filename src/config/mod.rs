@@ -1,0 +1,104 @@
+//! What an operator may set: flags and environment variables, checked.
+//!
+//! A wrong value is refused here, before anything is bound, opened or dialled,
+//! with a message that names its flag. What only etcd's connector can judge
+//! (endpoints, its files) is passed on as given. No secret is ever a value:
+//! the password comes from a file.
+
+mod serve;
+mod values;
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+
+use self::serve::ServeFlags;
+pub use self::{
+    serve::EtcdFlags,
+    values::{Listen, LogFormat, OnCorruptStore},
+};
+use crate::resume::{KeyRange, Settings};
+
+/// What the program was asked to do.
+#[derive(Debug)]
+pub enum Task {
+    /// `watchmark serve`.
+    Serve(Config),
+}
+
+/// Everything that `serve` may be told, valid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--listen`.
+    pub listen: Vec<Listen>,
+    /// `--data-dir`.
+    pub data_dir: PathBuf,
+    /// How etcd is reached.
+    pub etcd: EtcdFlags,
+    /// `--default-prefix`.
+    pub default_range: Option<KeyRange>,
+    /// `--allow-prefix`.
+    pub allowed_ranges: Vec<KeyRange>,
+    /// How a subscription behaves.
+    pub resume: Settings,
+    /// `--probe-interval`.
+    pub probe_interval: Duration,
+    /// `--snapshot-page-bytes`.
+    pub snapshot_page_bytes: usize,
+    /// `--max-catchups`.
+    pub max_catchups: usize,
+    /// `--max-subscriptions`.
+    pub max_subscriptions: usize,
+    /// `--on-corrupt-store`.
+    pub on_corrupt_store: OnCorruptStore,
+    /// `--drain-timeout`.
+    pub drain_timeout: Duration,
+    /// `--log`.
+    pub log: String,
+    /// `--log-format`.
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "watchmark",
+    version,
+    about,
+    // A deployment appends to what a template gives: the last one wins.
+    args_override_self = true,
+    after_help = "Every flag has an environment variable WATCHMARK_<FLAG>; flags win."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar
+    Serve(Box<ServeFlags>),
+}
+
+impl Task {
+    /// Reads flags and environment. `args` begins with the program's name.
+    ///
+    /// # Errors
+    /// What to print, and whether it is a failure (2) or asked-for help (0).
+    pub fn parse<A: Into<OsString> + Clone>(
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<Self, clap::Error> {
+        let matches = Cli::command().try_get_matches_from(args)?;
+        match Cli::from_arg_matches(&matches)?.command {
+            Command::Serve(mut flags) => {
+                if let Some(serve) = matches.subcommand_matches("serve") {
+                    flags.drop_empty_environment(serve);
+                }
+                Ok(Self::Serve(flags.check()?))
+            }
+        }
+    }
+}
+
+fn refuse(message: String) -> clap::Error {
+    Cli::command().error(ErrorKind::ValueValidation, message)
+}

@@ -1,0 +1,117 @@
+//! What a flag's value may be, and how it is written.
+
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// Where applications connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Listen {
+    /// A loopback address.
+    Tcp(SocketAddr),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do with a store that is corrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum OnCorruptStore {
+    /// Exit, and leave it as it is.
+    Fail,
+    /// Move it aside and start empty: every subscriber resyncs.
+    Quarantine,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum IdleProofFlag {
+    /// By the etcd server's version.
+    Auto,
+    /// Only what etcd certifies.
+    Progress,
+    /// Never ask etcd for progress.
+    Delay,
+}
+
+/// A duration above zero.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be above zero".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write it like 90s or 10m")),
+    }
+}
+
+/// A number of bytes above zero.
+pub(super) fn size(text: &str) -> Result<NonZeroUsize, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit: usize = match text[digits.len()..].trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err("write it like 8MiB (B, KiB, MiB, GiB)".to_owned()),
+    };
+    let bytes = digits
+        .parse::<usize>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    bytes
+        .and_then(NonZeroUsize::new)
+        .ok_or_else(|| "write a whole number above zero, like 8MiB".to_owned())
+}
+
+/// What tracing understands.
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            return if path.starts_with('/') {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err("a socket needs an absolute path: unix:///path.sock".to_owned())
+            };
+        }
+        let numeric = text
+            .strip_prefix("localhost:")
+            .map(|port| format!("127.0.0.1:{port}"));
+        let address: SocketAddr = numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+            "write an address and port like 127.0.0.1:7379, or unix:///path.sock".to_owned()
+        })?;
+        if address.ip().is_loopback() {
+            Ok(Self::Tcp(address))
+        } else {
+            Err(format!(
+                "{} can be reached from elsewhere, and this port has neither TLS nor \
+                 authentication: listen on 127.0.0.1, [::1] or unix:///path.sock",
+                address.ip()
+            ))
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
