@@ -10,6 +10,7 @@ fn main() -> io::Result<()> {
         .compile_protos(
             &[
                 "proto/watchmark/v1/watch.proto",
+                "proto/watchmark/v1/admin.proto",
                 "proto/watchmark/v1/store.proto",
             ],
             &["proto"],

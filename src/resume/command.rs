@@ -108,6 +108,23 @@ pub enum StreamState {
     UpstreamLost,
 }
 
+/// What a subscription is doing, as an operator sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activity {
+    /// There is no stream.
+    Disconnected,
+    /// There is a stream, and where it begins is being found out.
+    Opening,
+    /// It reads history, or a snapshot.
+    CatchingUp,
+    /// Events pass as they happen.
+    Live,
+    /// The subscriber takes nothing more until it reads or acknowledges.
+    Blocked,
+    /// etcd is away.
+    UpstreamLost,
+}
+
 /// Why a stream ends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EndReason {

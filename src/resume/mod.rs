@@ -17,7 +17,7 @@ mod subscription;
 
 pub use self::{
     client_id::{ClientId, InvalidClientId},
-    command::{AckRefusal, Command, EndReason, Guard, Message, StreamState},
+    command::{AckRefusal, Activity, Command, EndReason, Guard, Message, StreamState},
     input::{
         AckId, Attempt, GuardReading, Header, Input, Item, OnCompaction, OutboxRoom, ProbeSample,
         Refusal, RefusalKind, SessionId, SessionRequest, Start, StoreFailed, Time, WatchOpened,

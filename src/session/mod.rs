@@ -2,6 +2,7 @@
 //!
 //! - `registry`: client_id -> the task that owns the subscription
 //! - `driver`: that task: it turns what happens into inputs and runs commands
+//! - `overview`: what an operator sees of a subscription
 //! - `outbox`: the bounded queue between a driver and one gRPC stream
 //!
 //! Decides nothing about revisions, knows no status codes, and names etcd and
@@ -10,11 +11,13 @@
 mod driver;
 mod message;
 mod outbox;
+mod overview;
 mod registry;
 
 pub use self::{
     driver::Rendering,
     message::Message,
     outbox::{Ended, Outbox, Receiver, Signal, outbox},
+    overview::{Overview, SessionOverview},
     registry::{AckError, Registry, RegistrySettings, SubscribeError, Subscribed},
 };

@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{Instrument, error, info_span};
 
 use super::{
-    Message, Rendering,
+    Message, Overview, Rendering,
     driver::{Driver, Mail, Newcomer, Surroundings},
     outbox::{Receiver, outbox},
 };
@@ -207,6 +207,23 @@ impl Registry {
     pub fn selection_of(&self, client_id: &ClientId) -> Result<Option<Selection>, StoreError> {
         let record = self.surroundings.store.load(client_id)?;
         Ok(record.map(|record| record.selection))
+    }
+
+    /// Every subscription, ordered by client_id: as its task says, or as it is
+    /// stored.
+    ///
+    /// # Errors
+    /// The store's.
+    #[expect(clippy::unused_async, reason = "tasks are not asked yet")]
+    pub async fn overviews(&self) -> Result<Vec<Overview>, StoreError> {
+        let store = &self.surroundings.store;
+        let mut overviews = Vec::new();
+        for client_id in store.client_ids() {
+            if let Some(record) = store.load(&client_id)? {
+                overviews.push(Overview::stored(client_id, record));
+            }
+        }
+        Ok(overviews)
     }
 
     /// Refuses new streams and ends the live ones. Resolves when nothing that

@@ -9,6 +9,7 @@
 //! | `watch`, `guard`, `catchup` | a watch, its resume guard, its permit |
 //! | `snapshot`, `pages` | a range at one revision, in pages of bounded size |
 //! | `probe`, `live` | etcd's revision by member; the ranges being watched |
+//! | `status` | what an operator sees of all this |
 //! | `version`, `error`, `convert` | what servers can do, and what they say |
 //! | `etcd` | all of it behind the trait |
 
@@ -37,6 +38,7 @@ mod maintenance;
 mod pages;
 mod probe;
 mod snapshot;
+mod status;
 mod version;
 mod watch;
 
@@ -44,6 +46,7 @@ pub use self::{
     catchup::CatchUpPermit,
     config::{EtcdConfig, EtcdConfigError},
     etcd::Etcd,
+    status::{EndpointFailure, EndpointStatus, EtcdStatus, FailureKind},
 };
 
 /// One thing etcd says.
