@@ -14,7 +14,7 @@ use tonic_types::StatusExt;
 use watchmark::{
     app::Connections,
     config::Listen,
-    grpc::{Api, EdgeRules, Health},
+    grpc::{Api, EdgeRules, Health, Operators},
     proto::watchmark::v1::{
         AckMode, AckRequest, CompactionPolicy, Opened, SnapshotReason, SubscribeRequest,
         SubscribeResponse, subscribe_response::Message, watch_service_client::WatchServiceClient,
@@ -37,7 +37,7 @@ impl Served {
         let loopback = Listen::Tcp("127.0.0.1:0".parse().unwrap());
         let connections = Connections::bind(&[loopback]).await.unwrap();
         let address = connections.addresses().remove(0);
-        let (api, health) = Api::new(Arc::clone(&fixture.registry), rules)
+        let (api, health) = Api::new(Arc::clone(&fixture.registry), rules, Operators::default())
             .await
             .unwrap();
         health.set_serving(true).await;
@@ -463,7 +463,9 @@ async fn garbage_and_too_large_requests_are_refused_and_harm_nobody() {
     };
     let open = connections.open();
     let registry = Arc::clone(&served.fixture.registry);
-    let (api, _) = Api::new(registry, EdgeRules::default()).await.unwrap();
+    let (api, _) = Api::new(registry, EdgeRules::default(), Operators::default())
+        .await
+        .unwrap();
     tokio::spawn(api.serve(connections, std::future::pending()));
     let mut raw = tokio::net::TcpStream::connect(address).await.unwrap();
     until("it is open", || *open.borrow() == 1).await;
@@ -483,7 +485,11 @@ async fn both_reflection_services_know_the_api() {
     use tonic_reflection::pb::v1alpha;
 
     let served = Served::new().await;
-    let expected = ["grpc.health.v1.Health", "watchmark.v1.WatchService"];
+    let expected = [
+        "grpc.health.v1.Health",
+        "watchmark.v1.WatchService",
+        "watchmark.v1.AdminService",
+    ];
 
     let request = ServerReflectionRequest {
         host: String::new(),

@@ -5,7 +5,9 @@ mod fake;
 
 use std::sync::atomic::Ordering;
 
-use fake::{Fixture, client_id, header, next, next_events, request, rev, selection, soon, until};
+use fake::{
+    Fixture, PEER, client_id, header, next, next_events, request, rev, selection, soon, until,
+};
 use futures_util::{FutureExt, StreamExt};
 use watchmark::{
     resume::{EndReason, KeyRange, Record, Selection, SessionRequest, input::Upstream as Said},
@@ -261,7 +263,7 @@ async fn new_names_above_the_limit_are_refused_and_known_ones_are_not() {
         async move {
             let client = client_id(name);
             registry
-                .subscribe(&client, request(), Rendering::default())
+                .subscribe(&client, request(), Rendering::default(), PEER.to_owned())
                 .await
         }
     };
@@ -315,9 +317,10 @@ async fn a_drain_ends_streams_refuses_new_ones_and_waits_for_the_last_ack() {
         assert_eq!(end, Some(Err(Ended::By(EndReason::Draining))));
     }
     let client = client_id("new");
-    let refused = fixture
-        .registry
-        .subscribe(&client, request(), Rendering::default());
+    let refused =
+        fixture
+            .registry
+            .subscribe(&client, request(), Rendering::default(), PEER.to_owned());
     assert!(matches!(refused.await, Err(SubscribeError::Draining)));
 
     until("only the busy one is left", || {

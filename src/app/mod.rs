@@ -19,7 +19,7 @@ use tracing::{info, warn};
 pub use self::listener::{Connection, Connections, ListenError, Peer};
 use crate::{
     config::{Config, OnCorruptStore},
-    grpc::{Api, EdgeRules, Health},
+    grpc::{Api, Caller, EdgeRules, Health, Operators},
     session::{Registry, RegistrySettings},
     store::{self, CheckpointStore, DiskStore, StoreError},
     upstream::{Etcd, EtcdConfig, EtcdConfigError, Upstream},
@@ -158,7 +158,7 @@ async fn serve(
             origin,
         },
     ));
-    let (api, health) = Api::new(Arc::clone(&registry), rules)
+    let (api, health) = Api::new(Arc::clone(&registry), rules, Operators::default())
         .await
         .map_err(anyhow::Error::from)?;
     let addresses = connections.addresses();
@@ -195,6 +195,12 @@ async fn serve(
     // Clients that do not hang up are cut off.
     let _ = tokio::time::timeout(FLUSH_TIMEOUT, server).await;
     Ok(())
+}
+
+impl From<Peer> for Caller {
+    fn from(peer: Peer) -> Self {
+        peer.address.map_or_else(Self::unix, Self::tcp)
+    }
 }
 
 async fn no_client_is_left(open: &mut watch::Receiver<usize>) {

@@ -57,7 +57,7 @@ pub(super) fn response(session: SessionId, message: Message) -> pb::SubscribeRes
     }
 }
 
-fn proof(proof: resume::Proof) -> pb::Proof {
+pub(super) fn proof(proof: resume::Proof) -> pb::Proof {
     match proof {
         resume::Proof::Fresh => pb::Proof::Unspecified,
         resume::Proof::Acked => pb::Proof::Acked,
@@ -66,7 +66,7 @@ fn proof(proof: resume::Proof) -> pb::Proof {
     }
 }
 
-fn snapshot_reason(reason: resume::SnapshotReason) -> pb::SnapshotReason {
+pub(super) fn snapshot_reason(reason: resume::SnapshotReason) -> pb::SnapshotReason {
     match reason {
         resume::SnapshotReason::First => pb::SnapshotReason::First,
         resume::SnapshotReason::Compacted => pb::SnapshotReason::Compacted,

@@ -161,7 +161,7 @@ impl EdgeRules {
     }
 }
 
-fn client_id(text: &str) -> Result<ClientId, Cause> {
+pub(super) fn client_id(text: &str) -> Result<ClientId, Cause> {
     ClientId::parse(text).map_err(|error| Cause::InvalidArgument {
         field: "client_id",
         problem: error.to_string(),

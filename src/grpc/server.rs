@@ -5,14 +5,25 @@ use std::{future::Future, sync::Arc, time::Duration};
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{
-    service::Routes,
+    Request,
+    service::{InterceptorLayer, Routes},
     transport::{self, Server, server::Connected},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{edge::EdgeRules, watch_service::Watches};
+use super::{
+    admin_service::{Admin, Operators},
+    caller::Caller,
+    edge::EdgeRules,
+    watch_service::Watches,
+};
 use crate::{
-    proto::{FILE_DESCRIPTOR_SET, watchmark::v1::watch_service_server::WatchServiceServer},
+    proto::{
+        FILE_DESCRIPTOR_SET,
+        watchmark::v1::{
+            admin_service_server::AdminServiceServer, watch_service_server::WatchServiceServer,
+        },
+    },
     session::Registry,
 };
 
@@ -36,6 +47,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Api {
     routes: Routes,
+    admin: Admin,
 }
 
 /// What the gRPC health service says, of the whole server and of `WatchService`.
@@ -53,10 +65,13 @@ impl Api {
     pub async fn new(
         registry: Arc<Registry>,
         rules: EdgeRules,
+        operators: Operators,
     ) -> Result<(Self, Health), tonic_reflection::server::Error> {
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health = Health { reporter };
         health.set_serving(false).await;
+        let has_admin = operators.on_every_port;
+        let admin = Admin::new(Arc::clone(&registry), operators.problems);
         let watches = WatchServiceServer::new(Watches { registry, rules })
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             // The state machine keeps to 4 MiB, but for a single larger event.
@@ -66,11 +81,22 @@ impl Api {
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let routes = Routes::new(watches)
+        let mut routes = Routes::new(watches);
+        if has_admin {
+            // Whoever may subscribe need not see what others watch.
+            routes = routes.add_service(service(admin.clone().for_local_callers()));
+        }
+        let routes = routes
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        Ok((Self { routes }, health))
+        Ok((Self { routes, admin }, health))
+    }
+
+    /// `AdminService`, for a port of operators: any caller may look; to change
+    /// anything, its [`Caller`] (a request extension) must be local.
+    pub fn admin_routes(&self) -> Routes {
+        Routes::new(service(self.admin.clone()))
     }
 
     /// Serves `connections` until `shutdown` resolves, then lets the calls
@@ -85,18 +111,33 @@ impl Api {
     ) -> Result<(), transport::Error>
     where
         C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        C::ConnectInfo: Into<Caller>,
         E: Into<tonic::codegen::StdError>,
     {
+        let name_caller = |mut request: Request<()>| {
+            if let Some(info) = request.extensions().get::<C::ConnectInfo>().cloned() {
+                request.extensions_mut().insert::<Caller>(info.into());
+            }
+            Ok(request)
+        };
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(CONNECTION_STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .layer(InterceptorLayer::new(name_caller))
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(connections, shutdown)
             .await
     }
+}
+
+fn service(admin: Admin) -> AdminServiceServer<Admin> {
+    AdminServiceServer::new(admin)
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        // A page of 1,000 subscriptions with the longest keys.
+        .max_encoding_message_size(usize::MAX)
 }
 
 impl Health {

@@ -5,15 +5,14 @@
 //! match on and the numbers that matter; `RetryInfo` is there exactly when the
 //! same call may succeed later.
 
+mod causes;
+
 use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{
-    resume::{AckRefusal, EndReason, RefusalKind, Revision},
-    session::{AckError, Ended, SubscribeError},
-};
+use crate::resume::{AckRefusal, EndReason, RefusalKind, Revision};
 
 /// `ErrorInfo.domain` of everything that is ours.
 const DOMAIN: &str = "watchmark";
@@ -48,6 +47,14 @@ pub(super) enum Cause {
         revision: Revision,
         refusal: AckRefusal,
     },
+    LocalOnly,
+    SeekCompacted {
+        compact_revision: Option<Revision>,
+    },
+    SeekFuture {
+        head: Option<Revision>,
+    },
+    SeekUnavailable(String),
 }
 
 /// One row of the table.
@@ -164,7 +171,11 @@ fn row(client_id: &str, cause: Cause) -> Row {
             ),
             &[],
         ),
-        Cause::SubscriptionNotFound => of(
+        Cause::SubscriptionNotFound
+        | Cause::AckRefused {
+            refusal: AckRefusal::NotFound,
+            ..
+        } => of(
             Code::NotFound,
             "SUBSCRIPTION_NOT_FOUND",
             NEVER,
@@ -271,6 +282,40 @@ fn row(client_id: &str, cause: Cause) -> Row {
                 .to_owned(),
             &[],
         ),
+        Cause::StreamEnded(EndReason::Sought) => of(
+            Code::Aborted,
+            "SUBSCRIPTION_SOUGHT",
+            SOON,
+            format!(
+                "an operator moved client_id {client_id:?}: Subscribe again, and the stream begins \
+                 where it was moved to"
+            ),
+            &[],
+        ),
+        Cause::AckRefused {
+            refusal: AckRefusal::Sought,
+            revision,
+        } => of(
+            Code::Aborted,
+            "SUBSCRIPTION_SOUGHT",
+            NEVER,
+            format!(
+                "an operator moved client_id {client_id:?}, so revision {revision}, which it was \
+                 sent before, can't be acknowledged: Subscribe again; what is not acknowledged \
+                 comes again"
+            ),
+            &numbers(&[("revision", Some(revision))]),
+        ),
+        Cause::StreamEnded(EndReason::Deleted) => of(
+            Code::Aborted,
+            "SUBSCRIPTION_DELETED",
+            NEVER,
+            format!(
+                "an operator deleted client_id {client_id:?}: a new Subscribe that says what to \
+                 watch begins anew"
+            ),
+            &[],
+        ),
         Cause::AckRefused {
             refusal: AckRefusal::BeyondDelivered { delivered },
             revision,
@@ -303,6 +348,47 @@ fn row(client_id: &str, cause: Cause) -> Row {
             ),
             &numbers(&[("revision", Some(revision))]),
         ),
+        Cause::LocalOnly => of(
+            Code::PermissionDenied,
+            "LOCAL_ONLY",
+            NEVER,
+            "this call is taken from watchmark's own host only: repeat it there, by a loopback \
+             address or a unix:// socket of --listen (in Kubernetes: kubectl exec)"
+                .to_owned(),
+            &[],
+        ),
+        Cause::SeekCompacted { compact_revision } => of(
+            Code::OutOfRange,
+            "COMPACTED",
+            NEVER,
+            format!(
+                "etcd has compacted history after that revision, so client_id {client_id:?} cannot \
+                 go on from it. Nothing is changed; seek to compact_revision or later, or to a \
+                 snapshot"
+            ),
+            &numbers(&[("compact_revision", compact_revision)]),
+        ),
+        Cause::SeekFuture { head } => of(
+            Code::OutOfRange,
+            "REVISION_IN_FUTURE",
+            NEVER,
+            format!(
+                "etcd has not reached that revision, and client_id {client_id:?} would miss what \
+                 comes before it. Nothing is changed; seek to head or before"
+            ),
+            &numbers(&[("head", head)]),
+        ),
+        Cause::SeekUnavailable(problem) => of(
+            Code::Unavailable,
+            "UPSTREAM_UNAVAILABLE",
+            LATER,
+            format!(
+                "etcd cannot be asked whether client_id {client_id:?} can go on from that revision: \
+                 {problem}. Nothing is changed; check etcd and --etcd-endpoints, or seek to a \
+                 snapshot, which needs no answer"
+            ),
+            &[("flag", "--etcd-endpoints".to_owned())],
+        ),
     }
 }
 
@@ -325,38 +411,6 @@ fn numbers(numbers: &[(&'static str, Option<Revision>)]) -> Vec<(&'static str, S
         .iter()
         .filter_map(|&(name, revision)| Some((name, revision?.to_string())))
         .collect()
-}
-
-impl From<SubscribeError> for Cause {
-    fn from(error: SubscribeError) -> Self {
-        match error {
-            SubscribeError::Draining => Self::StreamEnded(EndReason::Draining),
-            SubscribeError::TooManySubscriptions { max } => Self::TooManySubscriptions { max },
-            SubscribeError::LoadRecord(error) => Self::StoreUnavailable(error.to_string()),
-            SubscribeError::DriverStopped => Self::DriverStopped,
-        }
-    }
-}
-
-impl From<Ended> for Cause {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::By(reason) => Self::StreamEnded(reason),
-            Ended::Abandoned => Self::DriverStopped,
-        }
-    }
-}
-
-impl Cause {
-    /// Of an ack of `revision`.
-    pub(super) fn ack(revision: Revision, error: AckError) -> Self {
-        match error {
-            AckError::Refused(refusal) => Self::AckRefused { revision, refusal },
-            AckError::SubscriptionNotFound => Self::SubscriptionNotFound,
-            AckError::LoadRecord(error) => Self::StoreUnavailable(error.to_string()),
-            AckError::DriverStopped => Self::DriverStopped,
-        }
-    }
 }
 
 #[cfg(test)]

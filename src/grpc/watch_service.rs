@@ -10,6 +10,7 @@ use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::{
+    caller::Caller,
     convert,
     edge::{Asked, AskedAck, EdgeRules},
     status::{Cause, status},
@@ -44,9 +45,10 @@ impl WatchService for Watches {
         &self,
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Responses>, Status> {
+        let peer = Caller::of(&request).peer;
         let asked = Asked::parse(request.into_inner()).map_err(|cause| status("", cause))?;
         let client_id = asked.client_id.clone();
-        match self.start(asked).await {
+        match self.start(asked, peer).await {
             Ok(Subscribed { session, messages }) => Ok(Response::new(Responses {
                 client_id,
                 session,
@@ -70,7 +72,7 @@ impl WatchService for Watches {
 }
 
 impl Watches {
-    async fn start(&self, asked: Asked) -> Result<Subscribed, Cause> {
+    async fn start(&self, asked: Asked, peer: String) -> Result<Subscribed, Cause> {
         let client_id = asked.client_id.clone();
         let rendering = asked.rendering;
         let stored = if asked.needs_stored_selection() {
@@ -81,7 +83,9 @@ impl Watches {
             None
         };
         let request = asked.resolve(stored, &self.rules)?;
-        let subscribed = self.registry.subscribe(&client_id, request, rendering);
+        let subscribed = self
+            .registry
+            .subscribe(&client_id, request, rendering, peer);
         Ok(subscribed.await?)
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    input::{AckId, Attempt, Refusal, SessionId, StoreFailed},
+    input::{AckId, Attempt, OperationId, Refusal, SessionId, StoreFailed},
     record::{Proof, Record, SnapshotReason},
     revision::Revision,
 };
@@ -37,8 +37,13 @@ pub enum Command<E, K> {
     EndSession(SessionId, EndReason),
     /// Make the record durable; one at a time, answered by `Persisted`.
     Persist(Record),
+    /// Remove the record, as if there had never been one; else as `Persist`.
+    Forget,
     /// Answer an `Ack` with the durable checkpoint, or why not.
     ReplyAck(AckId, Result<Revision, AckRefusal>),
+    /// Answer an operator with the checkpoint as it was before, now that it is
+    /// moved or forgotten for good, or why it is not.
+    ReplyOperation(OperationId, Result<Option<Revision>, OperationRefusal>),
 }
 
 /// What a resume is checked against.
@@ -108,21 +113,25 @@ pub enum StreamState {
     UpstreamLost,
 }
 
-/// What a subscription is doing, as an operator sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What a subscription is doing, as an operator sees it. Where several fit,
+/// the first one here that does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Activity {
     /// There is no stream.
     Disconnected,
-    /// There is a stream, and where it begins is being found out.
+    /// The stream's attempt on etcd failed, and none succeeded since.
+    UpstreamLost,
+    /// There is a stream, and its `opened` was not sent: where it begins is
+    /// being found out, or made durable.
     Opening,
+    /// The subscriber takes nothing more until it reads or acknowledges: its
+    /// outbox is full, it has `max_unacked_events` unacknowledged, or its watch
+    /// was closed because it left events waiting.
+    Blocked,
     /// It reads history, or a snapshot.
     CatchingUp,
     /// Events pass as they happen.
     Live,
-    /// The subscriber takes nothing more until it reads or acknowledges.
-    Blocked,
-    /// etcd is away.
-    UpstreamLost,
 }
 
 /// Why a stream ends.
@@ -149,6 +158,10 @@ pub enum EndReason {
     StoreFailed(StoreFailed),
     /// The process is stopping.
     Draining,
+    /// An operator moved the subscription: the next stream begins there.
+    Sought,
+    /// An operator had the subscription forgotten.
+    Deleted,
 }
 
 /// Why an `Ack` is refused.
@@ -165,6 +178,20 @@ pub enum AckRefusal {
     NoSession,
     /// What was delivered belongs to a history that etcd no longer has.
     HistoryReplaced,
+    /// An operator moved the subscription since it was delivered, to before it.
+    Sought,
+    /// There is no such subscription, or none any more.
+    NotFound,
     /// The store could not make it durable; repeat it.
+    StoreFailed(StoreFailed),
+}
+
+/// Why an operator's move or deletion did not take place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OperationRefusal {
+    /// There is no such subscription.
+    NotFound,
+    /// The store could not make it durable; repeat it. The position is as it
+    /// was; a live stream has ended all the same.
     StoreFailed(StoreFailed),
 }

@@ -34,6 +34,19 @@ pub struct Attempt(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AckId(pub u64);
 
+/// Names one waiting call of an operator.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OperationId(pub u64);
+
+/// Where an operator moves a subscription.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SeekTo {
+    /// Right after this revision, which becomes the checkpoint.
+    Revision(Revision),
+    /// To a snapshot.
+    Snapshot,
+}
+
 /// What a subscriber asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionRequest {
@@ -106,13 +119,26 @@ pub enum Input<E, K> {
         /// Inclusive.
         revision: Revision,
     },
+    /// An operator moves the subscription, backwards too.
+    Seek {
+        /// Whom to answer.
+        operation: OperationId,
+        /// Where to.
+        to: SeekTo,
+    },
+    /// An operator has the subscription forgotten.
+    Delete {
+        /// Whom to answer.
+        operation: OperationId,
+    },
     /// The process is stopping.
     Drain,
     /// etcd said something to the attempt.
     Upstream(Attempt, Upstream<E, K>),
     /// The probe sampled etcd's revision.
     Probe(ProbeSample),
-    /// The record of the last `Persist` is durable, or could not be made so.
+    /// What the last `Persist` or `Forget` asked for is durable, or could not
+    /// be made so.
     Persisted(Result<(), StoreFailed>),
 }
 

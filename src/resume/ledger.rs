@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Fingerprint, Revision};
+use super::{Fingerprint, Revision, Time};
 
 /// How many marks are kept: about 100 KiB with short keys.
 const MARKS_MAX: usize = 1024;
@@ -28,6 +28,8 @@ struct Mark {
     first: Revision,
     last: Revision,
     events: u64,
+    /// When `first` was delivered.
+    delivered_at: Time,
     /// Of the last event at or below `last`.
     fingerprint: Option<Fingerprint>,
 }
@@ -57,12 +59,18 @@ impl Ledger {
         !self.marks.is_empty()
     }
 
+    /// When the oldest of what is not acknowledged was delivered; never too late.
+    pub(super) fn oldest_unacked_at(&self) -> Option<Time> {
+        self.marks.front().map(|mark| mark.delivered_at)
+    }
+
     /// A whole revision, or a whole snapshot (`events` 0), was delivered.
     pub(super) fn deliver(
         &mut self,
         revision: Revision,
         events: u64,
         fingerprint: Option<Fingerprint>,
+        now: Time,
     ) {
         debug_assert!(self.delivered < Some(revision), "deliveries ascend");
         if self.marks.len() == MARKS_MAX {
@@ -72,6 +80,7 @@ impl Ledger {
             first: revision,
             last: revision,
             events,
+            delivered_at: now,
             fingerprint,
         });
         self.unacked_events += events;
@@ -83,11 +92,12 @@ impl Ledger {
         &mut self,
         revision: Revision,
         fingerprint: Option<Fingerprint>,
+        now: Time,
     ) {
         self.delivered = self.delivered.filter(|&delivered| delivered < revision);
         self.marks.retain(|mark| mark.last < revision);
         self.unacked_events = self.marks.iter().map(|mark| mark.events).sum();
-        self.deliver(revision, 0, fingerprint);
+        self.deliver(revision, 0, fingerprint, now);
     }
 
     /// Nothing happened in range up to `revision`.

@@ -17,10 +17,13 @@ mod subscription;
 
 pub use self::{
     client_id::{ClientId, InvalidClientId},
-    command::{AckRefusal, Activity, Command, EndReason, Guard, Message, StreamState},
+    command::{
+        AckRefusal, Activity, Command, EndReason, Guard, Message, OperationRefusal, StreamState,
+    },
     input::{
-        AckId, Attempt, GuardReading, Header, Input, Item, OnCompaction, OutboxRoom, ProbeSample,
-        Refusal, RefusalKind, SessionId, SessionRequest, Start, StoreFailed, Time, WatchOpened,
+        AckId, Attempt, GuardReading, Header, Input, Item, OnCompaction, OperationId, OutboxRoom,
+        ProbeSample, Refusal, RefusalKind, SeekTo, SessionId, SessionRequest, Start, StoreFailed,
+        Time, WatchOpened,
     },
     key_range::{InvalidKeyRange, KeyRange},
     record::{Fingerprint, History, Proof, Record, Selection, SnapshotReason},

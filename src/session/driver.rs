@@ -8,6 +8,7 @@
 //! Invariants: at most one attempt and one write exist at a time; a stream's
 //! first message is queued after the stream before it has ended.
 
+mod account;
 mod execute;
 
 use std::{collections::HashMap, future, pin::Pin, sync::Arc, time::Duration};
@@ -19,15 +20,19 @@ use tokio::{
 };
 use tracing::debug;
 
+use self::account::Account;
 use super::{
+    Overview,
     message::Message,
     outbox::{Outbox, Signal},
+    registry::Place,
 };
 use crate::{
     proto::watchmark::v1::{Event, KeyValue},
     resume::{
-        AckId, AckRefusal, Attempt, ClientId, Input, ProbeSample, Record, Revision, SessionId,
-        SessionRequest, Settings, StoreFailed, Subscription, Time, input::Upstream as Said,
+        AckId, AckRefusal, Attempt, Input, OperationId, OperationRefusal, ProbeSample, Record,
+        Revision, SeekTo, SessionId, SessionRequest, Settings, StoreFailed, Subscription, Time,
+        input::Upstream as Said,
     },
     store::{CheckpointStore, StoreError},
     upstream::{CatchUpPermit, Upstream, UpstreamEvents},
@@ -67,20 +72,37 @@ pub(super) enum Mail {
         revision: Revision,
         answer: oneshot::Sender<Result<Revision, AckRefusal>>,
     },
+    Seek {
+        to: SeekTo,
+        answer: OperationAnswer,
+    },
+    Delete {
+        answer: OperationAnswer,
+    },
+    /// `None`: there is no such subscription.
+    Describe {
+        answer: oneshot::Sender<Option<Overview>>,
+    },
 }
+
+/// Takes the checkpoint as it was before.
+pub(super) type OperationAnswer = oneshot::Sender<Result<Option<Revision>, OperationRefusal>>;
 
 /// A new stream.
 pub(super) struct Newcomer {
     pub(super) session: SessionId,
     pub(super) request: SessionRequest,
     pub(super) rendering: Rendering,
+    /// An address and port, or `unix`.
+    pub(super) peer: String,
+    pub(super) since: Time,
     pub(super) outbox: Outbox<Message>,
 }
 
 /// The task. Dropped in the order of its fields: when it panics, its streams
 /// end before its mailbox closes, so before another driver can begin.
 pub(super) struct Driver {
-    client_id: ClientId,
+    place: Place,
     surroundings: Arc<Surroundings>,
     machine: Subscription<Event, KeyValue>,
     /// One stream; two only while a newcomer is being decided about, newest last.
@@ -92,7 +114,10 @@ pub(super) struct Driver {
     last_member: Option<u64>,
     write: Option<oneshot::Receiver<Result<(), StoreError>>>,
     answers_by_ack: HashMap<AckId, oneshot::Sender<Result<Revision, AckRefusal>>>,
+    answers_by_operation: HashMap<OperationId, OperationAnswer>,
     next_ack: AckId,
+    next_operation: OperationId,
+    account: Account,
     probe: watch::Receiver<Vec<ProbeSample>>,
     timer: Pin<Box<Sleep>>,
     draining: watch::Receiver<bool>,
@@ -121,7 +146,7 @@ enum Happened {
 
 impl Driver {
     pub(super) fn new(
-        client_id: ClientId,
+        place: Place,
         record: Option<Record>,
         surroundings: Arc<Surroundings>,
         seed: u64,
@@ -129,6 +154,7 @@ impl Driver {
         mailbox: mpsc::Receiver<Mail>,
     ) -> Self {
         Self {
+            account: Account::new(record.as_ref(), surroundings.origin.elapsed()),
             machine: Subscription::new(record, surroundings.settings.clone(), seed),
             streams: Vec::new(),
             acks_itself: false,
@@ -136,21 +162,27 @@ impl Driver {
             last_member: None,
             write: None,
             answers_by_ack: HashMap::new(),
+            answers_by_operation: HashMap::new(),
             next_ack: AckId(0),
+            next_operation: OperationId(0),
             probe: surroundings.upstream.probe(),
             timer: Box::pin(tokio::time::sleep_until(surroundings.origin)),
             draining,
             is_draining: false,
             mailbox,
-            client_id,
+            place,
             surroundings,
         }
     }
 
-    /// Ends when the process drains and nothing is left to acknowledge.
+    /// Ends when the process drains and nothing is left to acknowledge, or when
+    /// there is no subscription to own any more.
     pub(super) async fn run(mut self) {
         loop {
             self.run_commands();
+            if self.machine.is_vacant() && self.is_settled() && self.place.leave(&self.mailbox) {
+                return;
+            }
             if self.is_draining && self.is_settled() {
                 self.mailbox.close();
                 if self.mailbox.is_empty() {
@@ -167,7 +199,8 @@ impl Driver {
     /// Nothing delivered waits for an `Ack`, and no `Ack` for its answer.
     fn is_settled(&self) -> bool {
         let awaits_ack = self.machine.has_unacked() && !self.acks_itself;
-        !awaits_ack && self.answers_by_ack.is_empty() && self.write.is_none()
+        let answers_nobody = self.answers_by_ack.is_empty() && self.answers_by_operation.is_empty();
+        !awaits_ack && answers_nobody && self.write.is_none()
     }
 
     fn now(&self) -> Time {
@@ -218,36 +251,17 @@ impl Driver {
     fn take_in(&mut self, happened: Happened) {
         let now = self.now();
         match happened {
-            Happened::Written(written) => self.machine.handle(Input::Persisted(written), now),
+            Happened::Written(written) => {
+                self.machine.handle(Input::Persisted(written), now);
+                self.account.stored(self.machine.record(), now);
+            }
             Happened::Draining => {
                 self.is_draining = true;
                 self.note_handed(now);
                 self.machine.handle(Input::Drain, now);
             }
             Happened::Mail(None) | Happened::TimePassed => {}
-            Happened::Mail(Some(Mail::Subscribe(newcomer))) => {
-                let session = newcomer.session;
-                let request = newcomer.request.clone();
-                self.note_handed(now);
-                self.streams.push(newcomer);
-                self.machine
-                    .handle(Input::Subscribe { session, request }, now);
-            }
-            Happened::Mail(Some(Mail::Ack {
-                session,
-                revision,
-                answer,
-            })) => {
-                let ack = self.next_ack;
-                self.next_ack.0 += 1;
-                self.answers_by_ack.insert(ack, answer);
-                let input = Input::Ack {
-                    ack,
-                    session,
-                    revision,
-                };
-                self.machine.handle(input, now);
-            }
+            Happened::Mail(Some(mail)) => self.open(mail, now),
             Happened::Stream(session, signal) => {
                 let input = match signal {
                     Signal::Handed(revision) => Input::Handed(session, revision),
@@ -271,6 +285,53 @@ impl Driver {
                 self.machine.handle(Input::Upstream(attempt, said), now);
             }
         }
+    }
+
+    fn open(&mut self, mail: Mail, now: Time) {
+        let input = match mail {
+            Mail::Subscribe(newcomer) => {
+                let session = newcomer.session;
+                let request = newcomer.request.clone();
+                self.note_handed(now);
+                self.streams.push(newcomer);
+                Input::Subscribe { session, request }
+            }
+            Mail::Ack {
+                session,
+                revision,
+                answer,
+            } => {
+                let ack = self.next_ack;
+                self.next_ack.0 += 1;
+                self.answers_by_ack.insert(ack, answer);
+                Input::Ack {
+                    ack,
+                    session,
+                    revision,
+                }
+            }
+            Mail::Seek { to, answer } => {
+                let operation = self.operation(answer);
+                Input::Seek { operation, to }
+            }
+            Mail::Delete { answer } => {
+                let operation = self.operation(answer);
+                Input::Delete { operation }
+            }
+            Mail::Describe { answer } => {
+                // An error: the caller did not wait.
+                let _ = answer.send(self.overview(now));
+                return;
+            }
+        };
+        self.machine.handle(input, now);
+    }
+
+    fn operation(&mut self, answer: OperationAnswer) -> OperationId {
+        let operation = self.next_operation;
+        self.next_operation.0 += 1;
+        self.answers_by_operation.insert(operation, answer);
+        operation
     }
 
     /// What the transport took counts as acknowledged, where it does, also if

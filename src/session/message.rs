@@ -107,7 +107,9 @@ pub(super) fn log_end(session: SessionId, reason: &EndReason) {
         | EndReason::HistoryReplaced
         | EndReason::UpstreamUnavailable
         | EndReason::Refused(_)
-        | EndReason::StoreFailed(_) => {
+        | EndReason::StoreFailed(_)
+        | EndReason::Sought
+        | EndReason::Deleted => {
             info!(session_id = session.0, ?reason, "stream ended");
         }
     }

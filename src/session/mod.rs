@@ -14,10 +14,16 @@ mod outbox;
 mod overview;
 mod registry;
 
+/// What is known of etcd; asked of a [`Registry`].
+pub use crate::upstream::{EndpointFailure, EndpointStatus, EtcdStatus, FailureKind};
+
 pub use self::{
     driver::Rendering,
     message::Message,
     outbox::{Ended, Outbox, Receiver, Signal, outbox},
     overview::{Overview, SessionOverview},
-    registry::{AckError, Registry, RegistrySettings, SubscribeError, Subscribed},
+    registry::{
+        AckError, OperationError, Registry, RegistrySettings, Sought, Standing, Standings,
+        SubscribeError, Subscribed,
+    },
 };

@@ -27,8 +27,8 @@ pub struct Overview {
     pub unacked_events: u64,
     /// When the oldest of them was delivered.
     pub oldest_unacked_at: Option<SystemTime>,
-    /// Since when it has not been up to date; `None`: a live stream has
-    /// delivered everything, and all of it is acknowledged.
+    /// Since when it has not been up to date, or not known to be; `None`: a
+    /// live stream has delivered everything, and all of it is acknowledged.
     pub behind_since: Option<SystemTime>,
     /// When an event was delivered last, by this process.
     pub last_event_at: Option<SystemTime>,
@@ -58,8 +58,8 @@ pub struct SessionOverview {
 }
 
 impl Overview {
-    /// A subscription that is only stored.
-    pub(super) fn stored(client_id: ClientId, record: Record) -> Self {
+    /// A subscription that is only stored, since `known_since` or before.
+    pub(super) fn stored(client_id: ClientId, record: Record, known_since: SystemTime) -> Self {
         Self {
             client_id,
             selection: record.selection.clone(),
@@ -69,7 +69,7 @@ impl Overview {
             delivered: None,
             unacked_events: 0,
             oldest_unacked_at: None,
-            behind_since: None,
+            behind_since: Some(known_since),
             last_event_at: None,
             last_advance: None,
             resyncs: 0,

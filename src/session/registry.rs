@@ -1,11 +1,16 @@
 //! Which task owns which subscription.
 //!
-//! A driver is started by the first `Subscribe` of its client_id and lives
-//! until the process drains. One that panicked is replaced on the next call:
-//! what it made durable is in the store, and what it did not was never
-//! answered with OK.
+//! A driver is started by the first `Subscribe` of its client_id, or by an
+//! operator who moves or deletes the subscription, and lives until the process
+//! drains or the subscription is deleted. One that panicked is replaced on the
+//! next call: what it made durable is in the store, and what it did not was
+//! never answered with OK.
 //!
 //! Invariant: at most one driver of a client_id has an open mailbox.
+
+mod operator;
+mod place;
+mod standing;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -26,13 +31,19 @@ use tracing::{Instrument, error, info_span};
 
 use super::{
     Message, Overview, Rendering,
-    driver::{Driver, Mail, Newcomer, Surroundings},
+    driver::{Driver, Mail, Newcomer, OperationAnswer, Surroundings},
     outbox::{Receiver, outbox},
 };
 use crate::{
     resume::{AckRefusal, ClientId, Revision, Selection, SessionId, SessionRequest, Settings},
     store::{CheckpointStore, StoreError},
     upstream::Upstream,
+};
+
+pub(super) use self::place::Place;
+pub use self::{
+    operator::{OperationError, Sought},
+    standing::{Standing, Standings},
 };
 
 /// Calls that may queue for one driver; further callers wait.
@@ -105,7 +116,7 @@ pub struct Registry {
     subscriptions_max: usize,
     next_session: AtomicU64,
     draining: watch::Sender<bool>,
-    drivers: Mutex<Drivers>,
+    drivers: Arc<Mutex<Drivers>>,
     has_started_one: Notify,
     running: watch::Sender<usize>,
 }
@@ -138,13 +149,14 @@ impl Registry {
             subscriptions_max: settings.subscriptions_max,
             next_session: AtomicU64::new(unix_micros()),
             draining: watch::Sender::new(false),
-            drivers: Mutex::default(),
+            drivers: Arc::default(),
             has_started_one: Notify::new(),
             running: watch::Sender::new(0),
         }
     }
 
-    /// Starts a stream. The live one of the same client_id, if any, ends first.
+    /// Starts a stream for `peer` (an address and port, or `unix`: an operator
+    /// sees it). The live one of the same client_id, if any, ends first.
     ///
     /// # Errors
     /// See [`SubscribeError`]; nothing has changed then.
@@ -153,19 +165,28 @@ impl Registry {
         client_id: &ClientId,
         request: SessionRequest,
         rendering: Rendering,
+        peer: String,
     ) -> Result<Subscribed, SubscribeError> {
         let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
         let (outbox, messages) = outbox(request.auto_ack);
-        let mut mail = Mail::Subscribe(Newcomer {
+        let mail = Mail::Subscribe(Newcomer {
             session,
             request,
             rendering,
+            peer,
+            since: self.surroundings.origin.elapsed(),
             outbox,
         });
+        self.post(client_id, mail).await?;
+        Ok(Subscribed { session, messages })
+    }
+
+    /// Hands `mail` to the client_id's driver, which is started if need be.
+    async fn post(&self, client_id: &ClientId, mut mail: Mail) -> Result<(), SubscribeError> {
         for _ in 0..DELIVERY_TRIES_MAX {
             let mailbox = self.mailbox_of(client_id)?;
             match mailbox.send(mail).await {
-                Ok(()) => return Ok(Subscribed { session, messages }),
+                Ok(()) => return Ok(()),
                 Err(mpsc::error::SendError(unsent)) => mail = unsent,
             }
         }
@@ -207,23 +228,6 @@ impl Registry {
     pub fn selection_of(&self, client_id: &ClientId) -> Result<Option<Selection>, StoreError> {
         let record = self.surroundings.store.load(client_id)?;
         Ok(record.map(|record| record.selection))
-    }
-
-    /// Every subscription, ordered by client_id: as its task says, or as it is
-    /// stored.
-    ///
-    /// # Errors
-    /// The store's.
-    #[expect(clippy::unused_async, reason = "tasks are not asked yet")]
-    pub async fn overviews(&self) -> Result<Vec<Overview>, StoreError> {
-        let store = &self.surroundings.store;
-        let mut overviews = Vec::new();
-        for client_id in store.client_ids() {
-            if let Some(record) = store.load(&client_id)? {
-                overviews.push(Overview::stored(client_id, record));
-            }
-        }
-        Ok(overviews)
     }
 
     /// Refuses new streams and ends the live ones. Resolves when nothing that
@@ -300,8 +304,7 @@ impl Registry {
         let store = &self.surroundings.store;
         let record = store.load(client_id).map_err(SubscribeError::LoadRecord)?;
         if record.is_none() {
-            let mut client_ids = BTreeSet::from_iter(store.client_ids());
-            client_ids.extend(drivers.by_client_id.keys().cloned());
+            let mut client_ids = self.client_ids_with(&drivers);
             client_ids.remove(client_id);
             if client_ids.len() >= self.subscriptions_max {
                 let max = self.subscriptions_max;
@@ -310,7 +313,7 @@ impl Registry {
         }
         let (mailbox, incoming) = mpsc::channel(MAILBOX_CAPACITY);
         let driver = Driver::new(
-            client_id.clone(),
+            Place::new(client_id.clone(), &self.drivers),
             record,
             Arc::clone(&self.surroundings),
             // Differs between subscriptions and between restarts.
@@ -346,10 +349,21 @@ impl Registry {
             .ok_or(AckError::Refused(AckRefusal::NoSession))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Drivers> {
-        // Every change under it is one insert or remove.
-        self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Every client_id that takes a place.
+    fn client_ids_with(&self, drivers: &Drivers) -> BTreeSet<ClientId> {
+        let mut client_ids = BTreeSet::from_iter(self.surroundings.store.client_ids());
+        client_ids.extend(drivers.by_client_id.keys().cloned());
+        client_ids
     }
+
+    fn lock(&self) -> MutexGuard<'_, Drivers> {
+        lock(&self.drivers)
+    }
+}
+
+fn lock(drivers: &Mutex<Drivers>) -> MutexGuard<'_, Drivers> {
+    // Every change under it is one insert or remove.
+    drivers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Microseconds since 1970: above every number that an earlier process of less

@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Upstream, UpstreamEvents, UpstreamItem, Watch, WatchSpec,
+    GuardAnswer, Unanswered, Upstream, UpstreamEvents, UpstreamItem, Watch, WatchSpec,
     auth::Auth,
     call::{READ_TIMEOUT, SINGLE_KEY_BYTES_MAX, range, single_key},
     catchup::{CatchUps, NewestHeader},
@@ -28,10 +28,11 @@ use super::{
     convert,
     endpoints::{Endpoint, Endpoints},
     error::{Failure, client_text},
+    guard,
     live::LiveRanges,
     maintenance, probe, snapshot, watch,
 };
-use crate::resume::{Header, KeyRange, ProbeSample};
+use crate::resume::{Guard, Header, KeyRange, ProbeSample};
 
 /// `Status` reads no keys.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -119,6 +120,19 @@ impl Upstream for Etcd {
 
     fn snapshot(&self, range: KeyRange, keys_only: bool) -> UpstreamEvents {
         snapshot::snapshot(Arc::clone(&self.shared), range, keys_only)
+    }
+
+    fn read_guard(&self, guard: Guard) -> GuardAnswer {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let (shared, guard) = (&*shared, &guard);
+            let answer = shared.unary(|_, connection| async move {
+                guard::read(shared, &connection, guard).await
+            });
+            answer
+                .await
+                .map_err(|failure| Unanswered(failure.to_string()))
+        })
     }
 
     fn probe(&self) -> latest::Receiver<Vec<ProbeSample>> {

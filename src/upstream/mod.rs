@@ -13,14 +13,14 @@
 //! | `version`, `error`, `convert` | what servers can do, and what they say |
 //! | `etcd` | all of it behind the trait |
 
-use std::pin::Pin;
+use std::{future::Future, pin::Pin};
 
 use futures_util::Stream;
 use tokio::sync::{mpsc, watch as latest};
 
 use crate::{
     proto::watchmark::v1::{Event, KeyValue},
-    resume::{Guard, KeyRange, ProbeSample, Selection, input},
+    resume::{Guard, GuardReading, KeyRange, ProbeSample, Selection, input},
 };
 
 mod auth;
@@ -56,6 +56,14 @@ pub type UpstreamItem = input::Upstream<Event, KeyValue>;
 /// `SnapshotEnded`, `SnapshotCompacted` or `Head`. Cancel-safe: nothing is
 /// lost when a `next` is dropped. Dropping the stream ends its use of etcd.
 pub type UpstreamEvents = Pin<Box<dyn Stream<Item = UpstreamItem> + Send>>;
+
+/// What a guard reads, once etcd has answered; ends by itself, if slowly.
+pub type GuardAnswer = Pin<Box<dyn Future<Output = Result<GuardReading, Unanswered>> + Send>>;
+
+/// etcd could not be asked: what failed, at the endpoint tried last. No secrets.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unanswered(pub String);
 
 /// A watch to open.
 #[derive(Clone, Debug)]
@@ -98,6 +106,15 @@ pub trait Upstream: Send + Sync + 'static {
     /// `SnapshotPage`s, `SnapshotEnded`. Reads no further than it is polled.
     fn snapshot(&self, range: KeyRange, keys_only: bool) -> UpstreamEvents;
 
+    /// Reads a guard without a watch: whether what comes after its revision is
+    /// still in etcd's history. Tries every endpoint once.
+    fn read_guard(&self, guard: Guard) -> GuardAnswer;
+
     /// The newest sample of every member that answered where a watch is served.
     fn probe(&self) -> latest::Receiver<Vec<ProbeSample>>;
+
+    /// What is known of etcd at this moment, without asking it.
+    fn status(&self) -> EtcdStatus {
+        EtcdStatus::default()
+    }
 }

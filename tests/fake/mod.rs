@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -19,16 +19,19 @@ use tokio::{
 use watchmark::{
     proto::watchmark::v1::{Event, KeyValue},
     resume::{
-        ClientId, GuardReading, Header, KeyRange, OnCompaction, ProbeSample, Record, Revision,
-        Selection, SessionRequest, Settings, Start, WatchOpened, input::Upstream as Said,
+        ClientId, Guard, GuardReading, Header, KeyRange, OnCompaction, ProbeSample, Record,
+        Revision, Selection, SessionRequest, Settings, Start, WatchOpened, input::Upstream as Said,
     },
     session::{Message, Receiver, Registry, RegistrySettings},
     store::{CheckpointStore, Committed, MemoryStore, StoreError},
-    upstream::{Upstream, UpstreamEvents, Watch, WatchSpec},
+    upstream::{GuardAnswer, Upstream, UpstreamEvents, Watch, WatchSpec},
 };
 
 /// No test waits longer for anything.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Who subscribes.
+pub(crate) const PEER: &str = "10.1.2.3:5555";
 
 /// Waits for `future`, not for ever.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -155,6 +158,10 @@ impl Attempt {
 pub(crate) struct FakeEtcd {
     asked: mpsc::Sender<Asked>,
     probe: watch::Sender<Vec<ProbeSample>>,
+    /// What guards read: the compact_revision (0: none) and the newest one;
+    /// `None`: they are not answered.
+    pub(crate) history: Mutex<Option<(i64, i64)>>,
+    pub(crate) guards_read: AtomicUsize,
 }
 
 impl FakeEtcd {
@@ -192,6 +199,28 @@ impl Upstream for FakeEtcd {
         self.attempt(Asked::Snapshot).0
     }
 
+    fn read_guard(&self, guard: Guard) -> GuardAnswer {
+        self.guards_read.fetch_add(1, Ordering::Relaxed);
+        let history = *self.history.lock().unwrap();
+        Box::pin(async move {
+            let Some((compacted, head)) = history else {
+                return std::future::pending().await;
+            };
+            Ok(if guard.revision.get() < compacted {
+                GuardReading::Compacted {
+                    compact_revision: Revision::new(compacted),
+                }
+            } else if guard.revision.get() > head {
+                GuardReading::Future
+            } else {
+                GuardReading::Present {
+                    header: header(head),
+                    mod_revision: None,
+                }
+            })
+        })
+    }
+
     fn probe(&self) -> watch::Receiver<Vec<ProbeSample>> {
         self.probe.subscribe()
     }
@@ -201,6 +230,7 @@ impl Upstream for FakeEtcd {
 pub(crate) struct Fixture {
     pub(crate) registry: Arc<Registry>,
     pub(crate) store: Arc<FakeStore>,
+    pub(crate) etcd: Arc<FakeEtcd>,
     asked: mpsc::Receiver<Asked>,
     supervisor: tokio::task::JoinHandle<()>,
 }
@@ -215,11 +245,14 @@ impl Fixture {
     pub(crate) fn new(subscriptions_max: usize) -> Self {
         let (to_test, asked) = mpsc::channel(64);
         let store = Arc::new(FakeStore::default());
+        let etcd = Arc::new(FakeEtcd {
+            asked: to_test,
+            probe: watch::Sender::new(Vec::new()),
+            history: Mutex::new(Some((0, 10))),
+            guards_read: AtomicUsize::new(0),
+        });
         let registry = Arc::new(Registry::new(
-            Arc::new(FakeEtcd {
-                asked: to_test,
-                probe: watch::Sender::new(Vec::new()),
-            }),
+            Arc::clone(&etcd) as Arc<dyn Upstream>,
             Arc::clone(&store) as Arc<dyn CheckpointStore>,
             RegistrySettings {
                 resume: Settings::default(),
@@ -234,6 +267,7 @@ impl Fixture {
         Self {
             registry,
             store,
+            etcd,
             asked,
             supervisor,
         }
@@ -246,6 +280,11 @@ impl Fixture {
 
     pub(crate) async fn asked(&mut self) -> Asked {
         soon("etcd is asked", self.asked.recv()).await.unwrap()
+    }
+
+    /// Whatever etcd was asked for until now is never answered.
+    pub(crate) fn forget_asked(&mut self) {
+        while self.asked.try_recv().is_ok() {}
     }
 
     pub(crate) async fn asked_watch(&mut self) -> (WatchSpec, Attempt) {
@@ -271,7 +310,12 @@ impl Fixture {
 
     pub(crate) async fn subscribe(&self, name: &str, request: SessionRequest) -> Receiver<Message> {
         self.registry
-            .subscribe(&client_id(name), request, Default::default())
+            .subscribe(
+                &client_id(name),
+                request,
+                Default::default(),
+                PEER.to_owned(),
+            )
             .await
             .unwrap()
             .messages

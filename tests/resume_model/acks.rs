@@ -94,6 +94,10 @@ impl World {
                     assert!(!opened, "delivered, and refused");
                 }
             }
+            // Nothing is stored either: it is not known at all.
+            (Err(AckRefusal::NotFound), Some(Expect::NoSession)) => {
+                assert_eq!(self.durable, None, "it is known");
+            }
             (answer, expected) => panic!("{answer:?} instead of {expected:?}"),
         }
     }

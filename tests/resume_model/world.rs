@@ -147,6 +147,7 @@ impl World {
             Command::Deliver(session, message) => self.deliver(session, message),
             Command::EndSession(session, reason) => self.end_session(session, &reason),
             Command::Persist(record) => self.persist(record),
+            Command::Forget | Command::ReplyOperation(..) => panic!("nobody asked for it"),
             Command::ReplyAck(ack, answer) => self.answered(ack, answer),
         }
     }
@@ -222,7 +223,9 @@ impl World {
             | EndReason::StoreFailed(_)
             | EndReason::UpstreamUnavailable => {}
             EndReason::Compacted { .. } => self.own = None,
-            EndReason::RangeMismatch => panic!("{reason:?}"),
+            EndReason::RangeMismatch | EndReason::Sought | EndReason::Deleted => {
+                panic!("{reason:?}")
+            }
         }
         if self
             .stream

@@ -27,7 +27,13 @@ const EVERYTHING: &[&str] = &["*"];
 
 /// What the traits of `upstream` and `store` speak of, though a module of its
 /// own holds it: `session` may name it.
-const VOCABULARY: &[[&str; 2]] = &[["upstream", "CatchUpPermit"]];
+const VOCABULARY: &[[&str; 2]] = &[
+    ["upstream", "CatchUpPermit"],
+    ["upstream", "EtcdStatus"],
+    ["upstream", "EndpointStatus"],
+    ["upstream", "EndpointFailure"],
+    ["upstream", "FailureKind"],
+];
 
 /// Crates that one place alone names: (crate, where its files begin).
 const ONLY_IN: &[(&str, &str)] = &[("etcd_client", "src/upstream/"), ("sled", "src/store/sled")];

@@ -1,7 +1,10 @@
 //! Every row of the table.
 
 use super::*;
-use crate::resume::{Refusal, StoreFailed};
+use crate::{
+    resume::{Refusal, StoreFailed},
+    session::{OperationError, SubscribeError},
+};
 
 /// Asserts one row; `metadata` besides client_id.
 #[track_caller]
@@ -101,6 +104,7 @@ fn too_many_subscriptions() {
 fn store_unavailable() {
     let failed = StoreFailed("disk full".to_owned());
     for cause in [
+        Cause::from(OperationError::StoreFailed("disk full".to_owned())),
         Cause::StoreUnavailable("disk full".to_owned()),
         ended(EndReason::StoreFailed(failed.clone())),
         refused(AckRefusal::StoreFailed(failed)),
@@ -120,13 +124,23 @@ fn store_unavailable() {
 #[test]
 fn driver_stopped() {
     let reason = "SUBSCRIPTION_RESTARTED";
-    check(Cause::DriverStopped, Code::Unavailable, reason, LATER, &[]);
+    for cause in [
+        Cause::DriverStopped,
+        Cause::from(OperationError::DriverStopped),
+    ] {
+        check(cause, Code::Unavailable, reason, LATER, &[]);
+    }
 }
 
 #[test]
 fn subscription_not_found() {
-    let cause = Cause::SubscriptionNotFound;
-    check(cause, Code::NotFound, "SUBSCRIPTION_NOT_FOUND", NEVER, &[]);
+    for cause in [
+        Cause::SubscriptionNotFound,
+        refused(AckRefusal::NotFound),
+        Cause::from(OperationError::NotFound),
+    ] {
+        check(cause, Code::NotFound, "SUBSCRIPTION_NOT_FOUND", NEVER, &[]);
+    }
 }
 
 #[test]
@@ -137,6 +151,57 @@ fn superseded() {
     ] {
         check(cause, Code::Aborted, "SESSION_SUPERSEDED", NEVER, &[]);
     }
+}
+
+#[test]
+fn sought() {
+    let cause = ended(EndReason::Sought);
+    check(cause, Code::Aborted, "SUBSCRIPTION_SOUGHT", SOON, &[]);
+    let cause = refused(AckRefusal::Sought);
+    let metadata = [("revision", "9")];
+    let code = Code::Aborted;
+    check(cause, code, "SUBSCRIPTION_SOUGHT", NEVER, &metadata);
+}
+
+#[test]
+fn deleted() {
+    // Nobody should come again by itself to what an operator wanted gone.
+    let cause = ended(EndReason::Deleted);
+    check(cause, Code::Aborted, "SUBSCRIPTION_DELETED", NEVER, &[]);
+}
+
+#[test]
+fn local_only() {
+    let message = check(
+        Cause::LocalOnly,
+        Code::PermissionDenied,
+        "LOCAL_ONLY",
+        NEVER,
+        &[],
+    );
+    assert!(message.contains("loopback"));
+}
+
+#[test]
+fn a_seek_to_what_etcd_does_not_have() {
+    let compact_revision = Revision::new(8);
+    let cause = Cause::from(OperationError::Compacted { compact_revision });
+    let metadata = [("compact_revision", "8")];
+    check(cause, Code::OutOfRange, "COMPACTED", NEVER, &metadata);
+    let head = Revision::new(8);
+    let cause = Cause::from(OperationError::Future { head });
+    let metadata = [("head", "8")];
+    let code = Code::OutOfRange;
+    check(cause, code, "REVISION_IN_FUTURE", NEVER, &metadata);
+}
+
+#[test]
+fn a_seek_that_etcd_does_not_answer() {
+    let cause = Cause::from(OperationError::UpstreamUnavailable("refused".to_owned()));
+    let metadata = [("flag", "--etcd-endpoints")];
+    let code = Code::Unavailable;
+    let message = check(cause, code, "UPSTREAM_UNAVAILABLE", LATER, &metadata);
+    assert!(message.contains("refused"));
 }
 
 #[test]
@@ -222,6 +287,8 @@ fn draining() {
     let cause = ended(EndReason::Draining);
     check(cause, Code::Unavailable, "DRAINING", LATER, &[]);
     let cause = Cause::from(SubscribeError::Draining);
+    check(cause, Code::Unavailable, "DRAINING", LATER, &[]);
+    let cause = Cause::from(OperationError::Draining);
     check(cause, Code::Unavailable, "DRAINING", LATER, &[]);
 }
 

@@ -1,5 +1,8 @@
 use super::*;
 
+/// When everything is delivered, where that does not matter.
+const AT: Time = Time::from_secs(1);
+
 fn revision(at: i64) -> Revision {
     Revision::new(at).unwrap()
 }
@@ -17,7 +20,7 @@ fn known(at: i64) -> Option<Fingerprint> {
 fn delivered(revisions: impl IntoIterator<Item = i64>) -> Ledger {
     let mut ledger = Ledger::new(Revision::new(10), known(9));
     for at in revisions {
-        ledger.deliver(revision(at), 1, known(at));
+        ledger.deliver(revision(at), 1, known(at), AT);
     }
     ledger
 }
@@ -67,7 +70,7 @@ fn an_advance_delivers_and_leaves_nothing_unacknowledged() {
 #[test]
 fn a_snapshot_counts_no_events_but_must_be_acknowledged() {
     let mut ledger = delivered([11]);
-    ledger.deliver_snapshot(revision(20), known(18));
+    ledger.deliver_snapshot(revision(20), known(18), AT);
     assert_eq!(ledger.delivered(), Revision::new(20));
     assert_eq!(ledger.unacked_events(), 1);
     ledger.settle(revision(11));
@@ -81,7 +84,7 @@ fn a_snapshot_counts_no_events_but_must_be_acknowledged() {
 #[test]
 fn a_snapshot_at_the_delivered_revision_is_delivered_again() {
     let mut ledger = delivered([11]);
-    ledger.deliver_snapshot(revision(11), known(11));
+    ledger.deliver_snapshot(revision(11), known(11), AT);
     assert_eq!(ledger.delivered(), Revision::new(11));
     assert_eq!(ledger.unacked_events(), 0);
     assert!(ledger.has_unacked());

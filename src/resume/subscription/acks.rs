@@ -1,12 +1,13 @@
 //! How the checkpoint moves, and how it becomes durable.
 //!
 //! One write is under way at a time; what changes meanwhile goes into the
-//! next. An `Ack` is answered when a write that covers it is durable.
+//! next. An `Ack` is answered when a write that covers it is durable, an
+//! operator when the write is that was asked for.
 
 use super::{Phase, Subscription, session::Opening};
 use crate::resume::{
-    AckId, AckRefusal, Command, EndReason, Item, Proof, Record, Revision, SessionId, StoreFailed,
-    Time, ledger::Ledger,
+    AckId, AckRefusal, Command, EndReason, Item, OperationId, OperationRefusal, Proof, Record,
+    Revision, SessionId, StoreFailed, Time, ledger::Ledger,
 };
 
 /// How long after a failed write an automatic acknowledgement is stored again:
@@ -17,12 +18,29 @@ const HAND_AGAIN_AFTER: Time = Time::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Writes {
     durable: Option<Record>,
-    in_flight: Option<Record>,
-    wanted: Option<Record>,
-    /// A write that takes the checkpoint back failed, and may have reached the
-    /// disk all the same.
+    in_flight: Option<Change>,
+    wanted: Option<Change>,
+    /// A write failed that does not only move the checkpoint forward to what is
+    /// acknowledged, and it may have reached the disk all the same.
     unsure: bool,
     waiting: Vec<(AckId, Revision)>,
+}
+
+/// A write.
+#[derive(Debug)]
+struct Change {
+    /// `None`: the record is removed.
+    record: Option<Record>,
+    /// The operators who wait for it.
+    operations: Vec<OperationId>,
+}
+
+impl Change {
+    /// Whether acknowledgements alone would not have made it.
+    fn is_more_than_an_ack(&self, durable: Option<&Record>) -> bool {
+        let checkpoint = self.record.as_ref().and_then(|record| record.checkpoint);
+        !self.operations.is_empty() || durable.is_none_or(|durable| checkpoint < durable.checkpoint)
+    }
 }
 
 impl Writes {
@@ -42,10 +60,21 @@ impl Writes {
 
     /// As it should be, durable or not.
     pub(super) fn current(&self) -> Option<&Record> {
-        self.wanted
-            .as_ref()
-            .or(self.in_flight.as_ref())
-            .or(self.durable.as_ref())
+        match self.wanted.as_ref().or(self.in_flight.as_ref()) {
+            Some(change) => change.record.as_ref(),
+            None => self.durable.as_ref(),
+        }
+    }
+
+    /// Whether the record is about to be removed.
+    pub(super) fn are_forgetting(&self) -> bool {
+        !self.are_done() && self.current().is_none()
+    }
+
+    /// Whether nothing is stored, nothing is about to be, and no write that
+    /// failed may have stored something.
+    pub(super) fn hold_nothing(&self) -> bool {
+        self.current().is_none() && self.are_done() && !self.unsure
     }
 
     /// Whether the record on disk is as it should be.
@@ -57,8 +86,33 @@ impl Writes {
     pub(super) fn want(&mut self, record: Record) {
         let is_known = !self.unsure || !self.are_done();
         if self.current() != Some(&record) || !is_known {
-            self.wanted = Some(record);
+            let replaced = self.wanted.take();
+            self.wanted = Some(Change {
+                record: Some(record),
+                operations: replaced.map_or_else(Vec::new, |change| change.operations),
+            });
         }
+    }
+
+    /// Has an operator's change written, in place of any other that has not
+    /// begun. `None`: the record is removed.
+    pub(super) fn operate(&mut self, operation: OperationId, record: Option<Record>) {
+        let replaced = self.wanted.take();
+        let mut operations = replaced.map_or_else(Vec::new, |change| change.operations);
+        operations.push(operation);
+        self.wanted = Some(Change { record, operations });
+    }
+
+    /// Takes out the acks that no write under way or to come covers.
+    pub(super) fn take_void_acks(&mut self) -> Vec<AckId> {
+        let checkpoint = |change: &Change| change.record.as_ref()?.checkpoint;
+        let to_come = [&self.in_flight, &self.wanted].into_iter().flatten();
+        let reached = to_come.filter_map(checkpoint).max();
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let (covered, void): (Vec<_>, Vec<_>) =
+            waiting.partition(|&(_, revision)| Some(revision) <= reached);
+        self.waiting = covered;
+        void.into_iter().map(|(ack, _)| ack).collect()
     }
 
     /// Has the record as it should be written although nothing changed.
@@ -95,6 +149,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
             } else {
                 self.reply(ack, Ok(settled));
             }
+        } else if self.session.is_none() && self.writes.are_forgetting() {
+            self.writes.waiting.push((ack, revision));
         } else if self.ledger.delivered() < Some(revision) || self.last_session.is_none() {
             let refusal = self.ack_refusal_without_delivery();
             self.reply(ack, Err(refusal));
@@ -155,41 +211,62 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// Starts the next write, if one is due.
     pub(super) fn write(&mut self) {
         if self.writes.in_flight.is_none()
-            && let Some(record) = self.writes.wanted.take()
+            && let Some(change) = self.writes.wanted.take()
         {
-            self.writes.in_flight = Some(record.clone());
-            self.commands.push_back(Command::Persist(record));
+            self.commands.push_back(match &change.record {
+                Some(record) => Command::Persist(record.clone()),
+                None => Command::Forget,
+            });
+            self.writes.in_flight = Some(change);
         }
     }
 
     pub(super) fn persisted(&mut self, outcome: Result<(), StoreFailed>, now: Time) {
-        match outcome {
-            Ok(()) => {
-                debug_assert!(self.writes.in_flight.is_some(), "nothing was being written");
-                self.writes.durable = self.writes.in_flight.take().or(self.writes.durable.take());
+        debug_assert!(self.writes.in_flight.is_some(), "nothing was being written");
+        let written = self.writes.in_flight.take();
+        match (outcome, written) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(change)) => {
+                let before = self.writes.durable_checkpoint();
+                self.writes.durable = change.record;
                 self.writes.unsure = false;
-                self.settle();
-            }
-            Err(failed) => {
-                let failed_at = self.writes.in_flight.take().map(|record| record.checkpoint);
-                self.writes.unsure |=
-                    failed_at.is_some_and(|at| at < self.writes.durable_checkpoint());
-                self.writes.wanted = None;
-                self.fail_acks(&AckRefusal::StoreFailed(failed.clone()));
-                let awaits_store = matches!(self.phase, Phase::AwaitingStore);
-                if let Some(session) = &mut self.session {
-                    session.hand_again_at = now + HAND_AGAIN_AFTER;
-                    // Before it is opened, a stream can't do without what it
-                    // writes; one that waits for the last one's writes can.
-                    if !awaits_store && !matches!(session.opening, Opening::Sent) {
-                        self.end(EndReason::StoreFailed(failed));
-                        // Nor was anything delivered from where it would have begun.
-                        self.ledger = Ledger::new(self.writes.durable_checkpoint(), None);
-                    }
+                if self.writes.durable.is_some() {
+                    self.settle();
+                } else {
+                    self.forgotten();
                 }
+                self.reply_operations(change.operations, &Ok(before));
             }
+            (Err(failed), written) => self.write_failed(written, &failed, now),
         }
         self.store_is_idle();
+    }
+
+    /// Nothing of what was to be written is, as far as anybody may rely on it.
+    fn write_failed(&mut self, written: Option<Change>, failed: &StoreFailed, now: Time) {
+        let durable = self.writes.durable();
+        let may_have_changed_it = written
+            .as_ref()
+            .is_some_and(|change| change.is_more_than_an_ack(durable));
+        self.writes.unsure |= may_have_changed_it;
+        let operations: Vec<OperationId> = [written, self.writes.wanted.take()]
+            .into_iter()
+            .flatten()
+            .flat_map(|change| change.operations)
+            .collect();
+        self.fail_acks(&AckRefusal::StoreFailed(failed.clone()));
+        let awaits_store = matches!(self.phase, Phase::AwaitingStore);
+        if let Some(session) = &mut self.session {
+            session.hand_again_at = now + HAND_AGAIN_AFTER;
+            // Before it is opened, a stream can't do without what it
+            // writes; one that waits for the last one's writes can.
+            if !awaits_store && !matches!(session.opening, Opening::Sent) {
+                self.end(EndReason::StoreFailed(failed.clone()));
+                // Nor was anything delivered from where it would have begun.
+                self.ledger = Ledger::new(self.writes.durable_checkpoint(), None);
+            }
+        }
+        self.operations_failed(operations, failed);
     }
 
     pub(super) fn fail_acks(&mut self, refusal: &AckRefusal) {
@@ -213,7 +290,18 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
-    fn reply(&mut self, ack: AckId, answer: Result<Revision, AckRefusal>) {
+    pub(super) fn reply_operations(
+        &mut self,
+        operations: Vec<OperationId>,
+        answer: &Result<Option<Revision>, OperationRefusal>,
+    ) {
+        for operation in operations {
+            self.commands
+                .push_back(Command::ReplyOperation(operation, answer.clone()));
+        }
+    }
+
+    pub(super) fn reply(&mut self, ack: AckId, answer: Result<Revision, AckRefusal>) {
         self.commands.push_back(Command::ReplyAck(ack, answer));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Phase, Subscription, watching::fingerprint};
 use crate::resume::{
-    Command, Fingerprint, Item, Message, Revision, Time,
+    Command, Item, Message, Time,
     batch::{Batch, Window},
 };
 
@@ -20,7 +20,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
         match &self.phase {
             Phase::Snapshotting(_) => {
-                if let Some(message) = self.next_snapshot_message() {
+                if let Some(message) = self.next_snapshot_message(now) {
                     let is_end = matches!(message, Message::SnapshotEnd { .. });
                     self.send(message, now);
                     if is_end && let Some(plan) = self.plan_to_continue() {
@@ -78,7 +78,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let window = self.window();
         if let Some(batch) = self.assembler.next_batch(window) {
             if !batch.partial {
-                self.note_delivered(&batch);
+                self.note_delivered(&batch, now);
             }
             let message = Message::Events {
                 revision: batch.revision,
@@ -107,7 +107,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     }
 
     /// Enters every revision of a batch that completes its last one.
-    fn note_delivered(&mut self, batch: &Batch<E>) {
+    fn note_delivered(&mut self, batch: &Batch<E>, now: Time) {
         let mut sent_before = batch.sent_before;
         for revision in batch
             .events
@@ -115,16 +115,14 @@ impl<E: Item, K: Item> Subscription<E, K> {
         {
             if let Some(last) = revision.last() {
                 let events = revision.len() as u64 + std::mem::take(&mut sent_before);
-                self.enter(last.mod_revision(), events, fingerprint(last));
+                let revision = last.mod_revision();
+                self.ledger
+                    .deliver(revision, events, fingerprint(last), now);
             }
         }
         if batch.events.is_empty() {
-            self.enter(batch.revision, sent_before, None);
+            self.ledger.deliver(batch.revision, sent_before, None, now);
         }
-    }
-
-    fn enter(&mut self, revision: Revision, events: u64, fingerprint: Option<Fingerprint>) {
-        self.ledger.deliver(revision, events, fingerprint);
     }
 
     fn send(&mut self, message: Message<E, K>, now: Time) {

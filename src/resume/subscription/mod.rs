@@ -5,19 +5,21 @@
 //!
 //! - `session`: how a stream begins, opens and ends
 //! - `acks`: how the checkpoint moves and becomes durable
+//! - `operator`: what an operator sees, moves and deletes
 //! - `opening`: how an attempt on etcd begins and fails, and what its guard means
 //! - `watching`: what a running watch says, and what its silence means
 //! - `snapshot`: the state of the range, when there is no history to resume
 //! - `delivery`: what may be sent now
 //!
 //! Invariants: the checkpoint never passes what was delivered and acknowledged
-//! but by idle advance, and never falls but by `resume_after` or a replaced
-//! history; a message is sent only while its session is the current one; an
+//! but by idle advance, and never falls but by `resume_after`, a replaced
+//! history or an operator; a message is sent only while its session is the current one; an
 //! input of another attempt than the current one changes nothing.
 
 mod acks;
 mod delivery;
 mod opening;
+mod operator;
 mod session;
 mod snapshot;
 #[cfg(test)]
@@ -51,6 +53,8 @@ pub struct Subscription<E, K> {
     was_opened: bool,
     /// What was delivered belongs to a history that is gone.
     history_lost: bool,
+    /// What was delivered was so before an operator moved the subscription.
+    sought: bool,
     /// A stream ended with that error since the history was found replaced.
     replacement_told: bool,
     draining: bool,
@@ -110,6 +114,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             last_session: None,
             was_opened: false,
             history_lost: false,
+            sought: false,
             replacement_told: false,
             draining: false,
             phase: Phase::Idle,
@@ -146,6 +151,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 session,
                 revision,
             } => self.ack(ack, session, revision),
+            Input::Seek { operation, to } => self.seek(operation, to),
+            Input::Delete { operation } => self.delete(operation),
             Input::Drain => self.drain(),
             Input::Upstream(attempt, said) => {
                 if attempt == self.attempt {
@@ -302,8 +309,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
-    const fn ack_refusal_without_delivery(&self) -> AckRefusal {
-        if self.last_session.is_none() {
+    fn ack_refusal_without_delivery(&self) -> AckRefusal {
+        if self.last_session.is_none() && self.writes.current().is_none() {
+            AckRefusal::NotFound
+        } else if self.sought {
+            AckRefusal::Sought
+        } else if self.last_session.is_none() {
             AckRefusal::NoSession
         } else if self.history_lost {
             AckRefusal::HistoryReplaced

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::resume::{
     Command, EndReason, Item, Message, OnCompaction, OutboxRoom, Proof, Record, Revision,
-    SessionId, SessionRequest, SnapshotReason, Start, StreamState, Time, batch::Assembler,
-    ledger::Ledger,
+    Selection, SessionId, SessionRequest, SnapshotReason, Start, StreamState, Time,
+    batch::Assembler, ledger::Ledger,
 };
 
 /// How long a stream waits for etcd, or for its turn to ask it, before it is
@@ -70,10 +70,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if self.draining {
             return self.refuse(id, EndReason::Draining);
         }
-        if self.writes.current().is_some_and(|record| {
-            let is_bound = record.says_where() || self.session.is_some() || self.was_opened;
-            is_bound && record.selection != request.selection
-        }) {
+        if self.is_bound_to_another(&request.selection, self.session.is_some()) {
             return self.refuse(id, EndReason::RangeMismatch);
         }
         self.end(EndReason::Superseded);
@@ -95,6 +92,14 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.store_is_idle();
     }
 
+    /// Whether the record speaks of another range or other filters.
+    fn is_bound_to_another(&self, selection: &Selection, has_session: bool) -> bool {
+        self.writes.current().is_some_and(|record| {
+            let is_bound = record.says_where() || has_session || self.was_opened;
+            is_bound && record.selection != *selection
+        })
+    }
+
     /// Begins the session that waits for it, if no write is under way: its
     /// position is what is durable.
     pub(super) fn store_is_idle(&mut self) {
@@ -108,6 +113,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
             return;
         };
         let request = session.request.clone();
+        // It was let in because the record was about to be removed, and is not.
+        if self.is_bound_to_another(&request.selection, false) {
+            return self.end(EndReason::RangeMismatch);
+        }
         let record = self.writes.current().cloned();
         let record = record
             .filter(|record| record.selection == request.selection)
@@ -120,6 +129,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.suspicion.clear();
         self.backoff.reset();
         self.history_lost = false;
+        self.sought = false;
         self.avoid_last_member = false;
         self.stalls = 0;
         self.writes.want(record.clone());

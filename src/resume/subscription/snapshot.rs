@@ -151,14 +151,14 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// The next message of the snapshot that is being read. After its end,
     /// the watch follows.
-    pub(super) fn next_snapshot_message(&mut self) -> Option<Message<E, K>> {
+    pub(super) fn next_snapshot_message(&mut self, now: Time) -> Option<Message<E, K>> {
         let Phase::Snapshotting(snapshot) = &mut self.phase else {
             return None;
         };
         let message = snapshot.next_message()?;
         if let Message::SnapshotEnd { revision, .. } = message {
             let newest = snapshot.newest.take();
-            self.ledger.deliver_snapshot(revision, newest);
+            self.ledger.deliver_snapshot(revision, newest, now);
             self.assembler = Assembler::new(Some(revision));
             self.backoff.reset();
         }

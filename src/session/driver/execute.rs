@@ -24,6 +24,8 @@ impl Driver {
         if let Some(stream) = self.streams.last() {
             self.acks_itself = stream.request.auto_ack;
         }
+        let (activity, oldest) = (self.machine.activity(), self.machine.oldest_unacked_at());
+        self.account.is(activity, oldest, now);
     }
 
     fn execute(&mut self, command: Command<Event, KeyValue>, now: Time) {
@@ -84,11 +86,22 @@ impl Driver {
             Command::EndSession(session, reason) => self.end(session, reason),
             Command::Persist(record) => {
                 debug_assert!(self.write.is_none(), "two writes at a time");
-                self.write = Some(self.surroundings.store.put(&self.client_id, record));
+                let store = &self.surroundings.store;
+                self.write = Some(store.put(self.place.client_id(), record));
+            }
+            Command::Forget => {
+                debug_assert!(self.write.is_none(), "two writes at a time");
+                let store = &self.surroundings.store;
+                self.write = Some(store.remove(self.place.client_id()));
             }
             Command::ReplyAck(ack, answer) => {
                 if let Some(waiting) = self.answers_by_ack.remove(&ack) {
                     // An error: the caller has gone, its ack holds all the same.
+                    let _ = waiting.send(answer);
+                }
+            }
+            Command::ReplyOperation(operation, answer) => {
+                if let Some(waiting) = self.answers_by_operation.remove(&operation) {
                     let _ = waiting.send(answer);
                 }
             }
@@ -128,6 +141,7 @@ impl Driver {
 
     fn deliver(&mut self, session: SessionId, message: Message, now: Time) {
         message::log(session, &message);
+        self.account.delivered(&message, now);
         let room = self
             .streams
             .iter_mut()

@@ -42,16 +42,6 @@ fn an_ack_above_a_checkpoint_that_is_moving_backwards_is_beyond_what_is_delivere
     );
 }
 
-fn delivered_up_to_103() -> Machine {
-    let mut machine = Machine::watching(100);
-    machine.says(response([
-        put("a/1", 101),
-        put("a/2", 102),
-        put("a/3", 103),
-    ]));
-    machine
-}
-
 #[test]
 fn a_delivered_revision_is_acknowledged_after_the_flush() {
     let mut machine = delivered_up_to_103();

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::lines::{say, say_record, say_refusal};
+use super::lines::{say, say_outcome, say_record, say_refusal};
 use crate::resume::{
     AckId, Attempt, Command, Fingerprint, GuardReading, Header, History, Input, Item, KeyRange,
-    OnCompaction, OutboxRoom, ProbeSample, Proof, Record, Revision, Selection, SessionId,
-    SessionRequest, Settings, Start, StoreFailed, Subscription, Time, WatchOpened, input::Upstream,
+    OnCompaction, OperationId, OutboxRoom, ProbeSample, Proof, Record, Revision, SeekTo, Selection,
+    SessionId, SessionRequest, Settings, Start, StoreFailed, Subscription, Time, WatchOpened,
+    input::Upstream,
 };
 
 /// An event or a pair.
@@ -280,6 +281,26 @@ impl Machine {
         }))
     }
 
+    pub(super) fn seek(&mut self, operation: u64, to: i64) -> Vec<String> {
+        self.handle(Input::Seek {
+            operation: OperationId(operation),
+            to: SeekTo::Revision(revision(to)),
+        })
+    }
+
+    pub(super) fn seek_snapshot(&mut self, operation: u64) -> Vec<String> {
+        self.handle(Input::Seek {
+            operation: OperationId(operation),
+            to: SeekTo::Snapshot,
+        })
+    }
+
+    pub(super) fn delete(&mut self, operation: u64) -> Vec<String> {
+        self.handle(Input::Delete {
+            operation: OperationId(operation),
+        })
+    }
+
     pub(super) fn drain(&mut self) -> Vec<String> {
         self.handle(Input::Drain)
     }
@@ -358,11 +379,37 @@ impl Machine {
             Command::Deliver(session, message) => format!("s{} {}", session.0, say(message)),
             Command::EndSession(session, reason) => format!("s{} end {reason:?}", session.0),
             Command::Persist(record) => say_record(record),
+            Command::Forget => "forget".into(),
+            Command::ReplyOperation(operation, answer) => {
+                format!("op {} {}", operation.0, say_outcome(answer))
+            }
             Command::ReplyAck(ack, Ok(checkpoint)) => format!("ack {} ok {checkpoint}", ack.0),
             Command::ReplyAck(ack, Err(refusal)) => {
                 format!("ack {} {}", ack.0, say_refusal(refusal))
             }
         }
+    }
+}
+
+/// Resumed from 100, with 101 to 103 delivered and not acknowledged.
+pub(super) fn delivered_up_to_103() -> Machine {
+    let mut machine = Machine::watching(100);
+    machine.says(response([
+        put("a/1", 101),
+        put("a/2", 102),
+        put("a/3", 103),
+    ]));
+    machine
+}
+
+/// Asks for a range that is not stored.
+pub(super) fn other_range() -> SessionRequest {
+    SessionRequest {
+        selection: Selection {
+            range: KeyRange::prefix("b/".into()),
+            ..selection()
+        },
+        ..request()
     }
 }
 

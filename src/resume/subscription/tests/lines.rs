@@ -1,7 +1,7 @@
 //! Commands as short lines.
 
 use super::harness::Entry;
-use crate::resume::{AckRefusal, Message, Proof, Record, Revision};
+use crate::resume::{AckRefusal, Message, OperationRefusal, Proof, Record, Revision};
 
 pub(super) fn say(message: &Message<Entry, Entry>) -> String {
     match message {
@@ -95,6 +95,16 @@ pub(super) fn say_refusal(refusal: &AckRefusal) -> String {
         AckRefusal::Superseded => "superseded".into(),
         AckRefusal::NoSession => "no session".into(),
         AckRefusal::HistoryReplaced => "history replaced".into(),
+        AckRefusal::Sought => "sought".into(),
+        AckRefusal::NotFound => "not found".into(),
         AckRefusal::StoreFailed(failed) => format!("store failed: {failed}"),
+    }
+}
+
+pub(super) fn say_outcome(outcome: &Result<Option<Revision>, OperationRefusal>) -> String {
+    match outcome {
+        Ok(before) => format!("ok, was {}", Revision::to_wire(*before)),
+        Err(OperationRefusal::NotFound) => "not found".into(),
+        Err(OperationRefusal::StoreFailed(failed)) => format!("store failed: {failed}"),
     }
 }

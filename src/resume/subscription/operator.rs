@@ -1,0 +1,124 @@
+//! What an operator sees, moves and deletes.
+//!
+//! A move is the operator's word: the checkpoint goes where it says, backwards
+//! and forwards. The live stream ends, and what it delivered beyond the new
+//! checkpoint cannot be acknowledged any more: an ack that was not durable
+//! before is refused. When the store fails, the position is as it was, and the
+//! next stream makes sure of it before it opens.
+
+use super::{Phase, Seen, Subscription, session::Opening};
+use crate::resume::{
+    AckRefusal, Activity, EndReason, History, Item, OperationId, OperationRefusal, OutboxRoom,
+    Proof, Record, SeekTo, SnapshotReason, StoreFailed, StreamState, Time, ledger::Ledger,
+};
+
+impl<E: Item, K: Item> Subscription<E, K> {
+    /// What it is doing.
+    pub fn activity(&self) -> Activity {
+        let Some(session) = &self.session else {
+            return Activity::Disconnected;
+        };
+        let is_shut = self.window().is_some_and(|window| window.free == 0);
+        let is_blocked = session.room == OutboxRoom::None
+            || is_shut
+            || matches!(self.phase, Phase::Parked { .. });
+        match session.state {
+            Some(StreamState::UpstreamLost) => Activity::UpstreamLost,
+            _ if !matches!(session.opening, Opening::Sent) => Activity::Opening,
+            _ if is_blocked => Activity::Blocked,
+            Some(StreamState::Live) => Activity::Live,
+            Some(StreamState::CatchingUp) | None => Activity::CatchingUp,
+        }
+    }
+
+    /// When the oldest of what is delivered and not acknowledged was delivered.
+    pub fn oldest_unacked_at(&self) -> Option<Time> {
+        self.ledger.oldest_unacked_at()
+    }
+
+    /// Whether there is nothing to remember, and nothing under way.
+    pub fn is_vacant(&self) -> bool {
+        self.session.is_none() && self.writes.durable().is_none() && self.writes.are_done()
+    }
+
+    pub(super) fn seek(&mut self, operation: OperationId, to: SeekTo) {
+        let Some(record) = self.writes.current() else {
+            return self.reply_operations(vec![operation], &Err(OperationRefusal::NotFound));
+        };
+        let record = moved(record, to);
+        self.end(EndReason::Sought);
+        self.sought = true;
+        self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
+        self.writes.operate(operation, Some(record));
+        for ack in self.writes.take_void_acks() {
+            self.reply(ack, Err(AckRefusal::Sought));
+        }
+    }
+
+    pub(super) fn delete(&mut self, operation: OperationId) {
+        if self.session.is_none() && self.writes.hold_nothing() {
+            return self.reply_operations(vec![operation], &Err(OperationRefusal::NotFound));
+        }
+        self.end(EndReason::Deleted);
+        // Acks that wait, and those to come, are answered with the outcome.
+        self.writes.operate(operation, None);
+    }
+
+    /// The record is removed for good: the client_id is as good as new. A
+    /// stream may wait for just that.
+    pub(super) fn forgotten(&mut self) {
+        self.fail_acks(&AckRefusal::NotFound);
+        self.ledger = Ledger::default();
+        self.seen = Seen::default();
+        self.last_session = self.session();
+        self.was_opened = false;
+        self.history_lost = false;
+        self.sought = false;
+        self.replacement_told = false;
+    }
+
+    /// Whatever they asked for did not take place.
+    pub(super) fn operations_failed(&mut self, operations: Vec<OperationId>, failed: &StoreFailed) {
+        if self.sought && !operations.is_empty() {
+            // Where nobody has been moved to is no place to acknowledge.
+            let fingerprint = self
+                .writes
+                .durable()
+                .and_then(|it| it.history.fingerprint.clone());
+            self.ledger = Ledger::new(self.writes.current_checkpoint(), fingerprint);
+        }
+        let refusal = OperationRefusal::StoreFailed(failed.clone());
+        self.reply_operations(operations, &Err(refusal));
+    }
+}
+
+/// The record after a move. What is known of the last event at the checkpoint
+/// stays true only of the same checkpoint. A replaced history that nobody was
+/// told of yet stays the snapshot's reason: a position from before it, which a
+/// subscriber may bring along, would pass for one of the new history.
+fn moved(record: &Record, to: SeekTo) -> Record {
+    let mut moved = record.clone();
+    moved.assumed = None;
+    match to {
+        SeekTo::Revision(revision) => {
+            moved.checkpoint = Some(revision);
+            moved.proof = Proof::Acked;
+            moved.pending_snapshot = None;
+        }
+        SeekTo::Snapshot => {
+            moved.checkpoint = None;
+            moved.proof = Proof::Fresh;
+            moved.pending_snapshot = record
+                .pending_snapshot
+                .filter(|&reason| reason == SnapshotReason::HistoryReplaced)
+                .or(Some(SnapshotReason::Requested));
+        }
+    }
+    if moved.checkpoint != record.checkpoint {
+        moved.history = History {
+            fingerprint: None,
+            ..record.history.clone()
+        };
+    }
+    moved
+}

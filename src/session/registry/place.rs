@@ -1,0 +1,48 @@
+//! A driver's place among the subscriptions.
+//!
+//! A driver that has nothing to own any more gives its place back. Invariant:
+//! what was handed to a mailbox is read by the driver it was handed to, so a
+//! place is left only while nobody holds, or can come by, its sender.
+
+use std::sync::{Mutex, Weak};
+
+use tokio::sync::mpsc;
+
+use super::{Drivers, lock};
+use crate::{resume::ClientId, session::driver::Mail};
+
+/// Where a driver is entered.
+pub(in crate::session) struct Place {
+    client_id: ClientId,
+    /// Weak: the drivers' tasks are in there too.
+    drivers: Weak<Mutex<Drivers>>,
+}
+
+impl Place {
+    pub(super) fn new(client_id: ClientId, drivers: &std::sync::Arc<Mutex<Drivers>>) -> Self {
+        Self {
+            client_id,
+            drivers: std::sync::Arc::downgrade(drivers),
+        }
+    }
+
+    pub(in crate::session) const fn client_id(&self) -> &ClientId {
+        &self.client_id
+    }
+
+    /// Gives the place back, unless mail has come or is about to: then the
+    /// driver goes on. After `true` it must end.
+    pub(in crate::session) fn leave(&self, mailbox: &mpsc::Receiver<Mail>) -> bool {
+        /// The one in `Drivers`.
+        const OWN_SENDER: usize = 1;
+        let Some(drivers) = self.drivers.upgrade() else {
+            return true;
+        };
+        let mut drivers = lock(&drivers);
+        if !mailbox.is_empty() || mailbox.sender_strong_count() > OWN_SENDER {
+            return false;
+        }
+        drivers.by_client_id.remove(&self.client_id);
+        true
+    }
+}
