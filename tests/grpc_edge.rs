@@ -13,13 +13,18 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 use watchmark::{
     app::Connections,
-    config::Listen,
+    config::{ConnectionLimits, Listen},
     grpc::{Api, EdgeRules, Health, Operators},
     proto::watchmark::v1::{
         AckMode, AckRequest, CompactionPolicy, Opened, SnapshotReason, SubscribeRequest,
         SubscribeResponse, subscribe_response::Message, watch_service_client::WatchServiceClient,
     },
     resume::{GuardReading, KeyRange, Record, WatchOpened, input::Upstream as Said},
+};
+
+const LIMITS: ConnectionLimits = ConnectionLimits {
+    total: 10,
+    per_peer: 10,
 };
 
 /// A server, and a client of it.
@@ -35,7 +40,7 @@ impl Served {
     async fn with(rules: EdgeRules) -> Self {
         let fixture = Fixture::new(2);
         let loopback = Listen::Tcp("127.0.0.1:0".parse().unwrap());
-        let connections = Connections::bind(&[loopback]).await.unwrap();
+        let connections = Connections::bind(&[loopback], LIMITS, None).await.unwrap();
         let address = connections.addresses().remove(0);
         let (api, health) = Api::new(Arc::clone(&fixture.registry), rules, Operators::default())
             .await
@@ -263,8 +268,8 @@ async fn a_range_is_required_allowed_and_the_stored_one() {
     check(&status, Code::PermissionDenied, "RANGE_NOT_ALLOWED");
 
     let mut bounded = Served::with(EdgeRules {
-        default_range: None,
         allowed_ranges: vec![KeyRange::prefix("b/".into())],
+        ..EdgeRules::default()
     })
     .await;
     let status = bounded.refused(of("orders")).await;
@@ -454,10 +459,11 @@ async fn garbage_and_too_large_requests_are_refused_and_harm_nobody() {
         prefix: vec![b'a'; 100 * 1024].into(),
         ..of("orders")
     };
-    assert_eq!(served.refused(huge).await.code(), Code::OutOfRange);
+    let status = served.refused(huge).await;
+    check(&status, Code::ResourceExhausted, "REQUEST_TOO_LARGE");
 
     let loopback = Listen::Tcp("127.0.0.1:0".parse().unwrap());
-    let connections = Connections::bind(&[loopback]).await.unwrap();
+    let connections = Connections::bind(&[loopback], LIMITS, None).await.unwrap();
     let Listen::Tcp(address) = connections.addresses().remove(0) else {
         panic!("not a TCP address");
     };

@@ -6,20 +6,25 @@
 //! reverse order, and nothing depends on that: a kill at any moment is safe.
 
 mod listener;
+mod tls;
 
 use std::{future, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{oneshot, watch},
+    task::JoinSet,
     time::Instant,
 };
 use tracing::{info, warn};
 
-pub use self::listener::{Connection, Connections, ListenError, Peer};
+pub use self::{
+    listener::{Connection, Connections, ListenError},
+    tls::{Tls, TlsError, TlsStatus},
+};
 use crate::{
     config::{Config, OnCorruptStore},
-    grpc::{Api, Caller, EdgeRules, Health, Operators},
+    grpc::{Api, EdgeRules, Health, Operators},
     session::{Registry, RegistrySettings},
     store::{self, CheckpointStore, DiskStore, StoreError},
     upstream::{Etcd, EtcdConfig, EtcdConfigError, Upstream},
@@ -87,6 +92,7 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let rules = EdgeRules {
         default_range: config.default_range.clone(),
         allowed_ranges: config.allowed_ranges.clone(),
+        client_id_from_cert: config.client_id_from_cert,
     };
     if let Some(range) = &rules.default_range
         && !rules.allows(range)
@@ -99,10 +105,19 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     }
     let origin = Instant::now();
     let etcd = connect(config, origin).map_err(|error| RunError::Config(error.to_string()))?;
-    let connections = Connections::bind(&config.listen)
+    let tls = config.tls.as_ref().map(tls::load).transpose();
+    let (tls, reloader) = tls
+        .map_err(|error| RunError::Config(error.to_string()))?
+        .unzip();
+    let connections = Connections::bind(&config.listen, config.connections, tls)
         .await
         .map_err(|error| RunError::Config(error.to_string()))?;
     let store = open_store(config).map_err(|error| RunError::OpenStore(error.to_string()))?;
+    warn_of_open_doors(config);
+    let mut background = JoinSet::new();
+    if let Some(reloader) = reloader {
+        background.spawn(reloader.run());
+    }
     serve(
         config,
         rules,
@@ -112,6 +127,21 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
         origin,
     )
     .await
+}
+
+/// Allowed, and worth a line.
+fn warn_of_open_doors(config: &Config) {
+    let asks_for_certificates = config.tls.as_ref().is_some_and(|it| it.client_ca.is_some());
+    for listen in &config.listen {
+        if !listen.is_local() && !asks_for_certificates {
+            warn!(
+                address = %listen,
+                plaintext = config.tls.is_none(),
+                "whoever reaches this address may subscribe and acknowledge: \
+                 --tls-client-ca-file asks for certificates"
+            );
+        }
+    }
 }
 
 /// Dials nobody yet.
@@ -158,7 +188,11 @@ async fn serve(
             origin,
         },
     ));
-    let (api, health) = Api::new(Arc::clone(&registry), rules, Operators::default())
+    let operators = Operators {
+        on_every_port: !rules.client_id_from_cert,
+        ..Operators::default()
+    };
+    let (api, health) = Api::new(Arc::clone(&registry), rules, operators)
         .await
         .map_err(anyhow::Error::from)?;
     let addresses = connections.addresses();
@@ -195,12 +229,6 @@ async fn serve(
     // Clients that do not hang up are cut off.
     let _ = tokio::time::timeout(FLUSH_TIMEOUT, server).await;
     Ok(())
-}
-
-impl From<Peer> for Caller {
-    fn from(peer: Peer) -> Self {
-        peer.address.map_or_else(Self::unix, Self::tcp)
-    }
 }
 
 async fn no_client_is_left(open: &mut watch::Receiver<usize>) {

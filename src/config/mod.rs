@@ -6,6 +6,7 @@
 //! the password comes from a file.
 
 mod serve;
+mod transport;
 mod values;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
@@ -15,6 +16,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind}
 use self::serve::ServeFlags;
 pub use self::{
     serve::EtcdFlags,
+    transport::{ConnectionLimits, TlsFiles},
     values::{Listen, LogFormat, OnCorruptStore},
 };
 use crate::resume::{KeyRange, Settings};
@@ -31,6 +33,12 @@ pub enum Task {
 pub struct Config {
     /// `--listen`.
     pub listen: Vec<Listen>,
+    /// `--tls-cert-file`, `--tls-key-file`, `--tls-client-ca-file`. `None`: plaintext.
+    pub tls: Option<TlsFiles>,
+    /// `--client-id-from-cert`.
+    pub client_id_from_cert: bool,
+    /// `--max-connections`, `--max-connections-per-peer`.
+    pub connections: ConnectionLimits,
     /// `--data-dir`.
     pub data_dir: PathBuf,
     /// How etcd is reached.

@@ -6,13 +6,14 @@ use clap::{ArgMatches, Args, parser::ValueSource};
 
 use super::{
     Config, refuse,
+    transport::TransportFlags,
     values::{self, IdleProofFlag, Listen, LogFormat, OnCorruptStore},
 };
 use crate::resume::{IdleProof, KeyRange, Settings};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeFlags {
-    /// Where applications connect: a loopback address, or unix:///path.sock; may be given twice
+    /// Where applications connect: an address and port, or unix:///path.sock; may be given twice. Without TLS a loopback address
     #[arg(
         long,
         env = "WATCHMARK_LISTEN",
@@ -21,6 +22,9 @@ pub(super) struct ServeFlags {
         default_value = "127.0.0.1:7379"
     )]
     listen: Vec<Listen>,
+
+    #[command(flatten)]
+    transport: TransportFlags,
 
     /// Where checkpoints are kept; one watchmark per directory
     #[arg(
@@ -207,9 +211,13 @@ impl ServeFlags {
                     .to_owned(),
             ));
         }
+        let transport = self.transport.check(&self.listen)?;
         let prefix = |prefix: String| KeyRange::prefix(prefix.into());
         Ok(Config {
             listen: self.listen,
+            tls: transport.tls,
+            client_id_from_cert: transport.client_id_from_cert,
+            connections: transport.connections,
             data_dir: self.data_dir,
             etcd: self.etcd,
             default_range: self.default_prefix.map(prefix),

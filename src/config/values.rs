@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 /// Where applications connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Listen {
-    /// A loopback address.
+    /// An address and port.
     Tcp(SocketAddr),
     /// The path of a socket.
     Unix(PathBuf),
@@ -51,6 +51,15 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Yes or no. An empty variable, as deployment templates leave behind, is a no.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "yes" | "1" => Ok(true),
+        "" | "false" | "no" | "0" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
 /// A number of bytes above zero.
 pub(super) fn size(text: &str) -> Result<NonZeroUsize, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -78,6 +87,16 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
     }
 }
 
+impl Listen {
+    /// Whether only this machine can connect.
+    pub const fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
 impl FromStr for Listen {
     type Err = String;
 
@@ -92,18 +111,10 @@ impl FromStr for Listen {
         let numeric = text
             .strip_prefix("localhost:")
             .map(|port| format!("127.0.0.1:{port}"));
-        let address: SocketAddr = numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        let address = numeric.as_deref().unwrap_or(text).parse();
+        address.map(Self::Tcp).map_err(|_| {
             "write an address and port like 127.0.0.1:7379, or unix:///path.sock".to_owned()
-        })?;
-        if address.ip().is_loopback() {
-            Ok(Self::Tcp(address))
-        } else {
-            Err(format!(
-                "{} can be reached from elsewhere, and this port has neither TLS nor \
-                 authentication: listen on 127.0.0.1, [::1] or unix:///path.sock",
-                address.ip()
-            ))
-        }
+        })
     }
 }
 

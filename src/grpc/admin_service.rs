@@ -6,9 +6,8 @@ use std::{sync::Arc, time::SystemTime};
 use tonic::{Request, Response, Status};
 
 use super::{
-    admin_convert,
-    caller::Caller,
-    edge,
+    admin_convert, edge,
+    peer::Peer,
     status::{Cause, status},
 };
 use crate::{
@@ -244,7 +243,8 @@ impl Page {
 }
 
 fn check_local<T>(request: &Request<T>) -> Result<(), Status> {
-    if Caller::of(request).is_local {
+    let peer = request.extensions().get::<Peer>();
+    if peer.is_some_and(Peer::is_local) {
         Ok(())
     } else {
         Err(status("", Cause::LocalOnly))

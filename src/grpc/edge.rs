@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::status::Cause;
+use super::{owner, peer::Peer, status::Cause};
 use crate::{
     proto::watchmark::v1::{self as pb, SubscribeRequest},
     resume::{
@@ -19,6 +19,10 @@ pub struct EdgeRules {
     /// `--allow-prefix`: every range must lie in one of them. Empty: any range
     /// with an upper end.
     pub allowed_ranges: Vec<KeyRange>,
+    /// `--client-id-from-cert`: a client_id belongs to the application whose
+    /// certificate names it. What is not about one client_id of the caller's
+    /// own must not be served beside it.
+    pub client_id_from_cert: bool,
 }
 
 /// A `SubscribeRequest` that says something sensible, but perhaps no range.
@@ -150,6 +154,19 @@ impl EdgeRules {
         allowed_ranges.any(|allowed| allowed.contains(range))
     }
 
+    /// Whether the caller may speak for `client_id`.
+    pub(super) fn check_owner(
+        &self,
+        client_id: &ClientId,
+        peer: Option<&Peer>,
+    ) -> Result<(), Cause> {
+        if self.client_id_from_cert {
+            owner::check(client_id, peer)
+        } else {
+            Ok(())
+        }
+    }
+
     fn check(&self, range: &KeyRange) -> Result<(), Cause> {
         if self.allows(range) {
             Ok(())
@@ -243,7 +260,7 @@ mod tests {
     fn the_range_is_the_given_then_the_stored_then_the_default_one() {
         let rules = EdgeRules {
             default_range: Some(prefix("default/")),
-            allowed_ranges: Vec::new(),
+            ..EdgeRules::default()
         };
         let range_of = |given: &'static str, stored: Option<Selection>| {
             let request = SubscribeRequest {
@@ -276,8 +293,8 @@ mod tests {
                 ..SubscribeRequest::default()
             };
             let rules = EdgeRules {
-                default_range: None,
                 allowed_ranges: allowed.iter().copied().map(prefix).collect(),
+                ..EdgeRules::default()
             };
             asked(request).unwrap().resolve(None, &rules)
         };
@@ -292,8 +309,8 @@ mod tests {
     #[test]
     fn a_stored_range_is_checked_against_what_is_allowed_now() {
         let rules = EdgeRules {
-            default_range: None,
             allowed_ranges: vec![prefix("a/")],
+            ..EdgeRules::default()
         };
         let asked = asked(SubscribeRequest::default()).unwrap();
         assert_eq!(

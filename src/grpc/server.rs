@@ -5,16 +5,15 @@ use std::{future::Future, sync::Arc, time::Duration};
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{
-    Request,
-    service::{InterceptorLayer, Routes},
+    service::Routes,
     transport::{self, Server, server::Connected},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     admin_service::{Admin, Operators},
-    caller::Caller,
     edge::EdgeRules,
+    limits::{HEADER_BYTES_MAX, Limited, REQUEST_BYTES_MAX},
     watch_service::Watches,
 };
 use crate::{
@@ -27,9 +26,6 @@ use crate::{
     session::Registry,
 };
 
-/// Requests are a client_id, a range and some numbers; etcd's keys are short.
-const REQUEST_BYTES_MAX: usize = 64 * 1024;
-
 /// What a client may send ahead: one request on a stream, and many streams.
 const STREAM_WINDOW_BYTES: u32 = REQUEST_BYTES_MAX as u32;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * STREAM_WINDOW_BYTES;
@@ -38,6 +34,14 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 * STREAM_WINDOW_BYTES;
 /// on one machine, besides its acks. Without a limit one client could take all
 /// memory with streams that it opens and forgets.
 const CONNECTION_STREAMS_MAX: u32 = 16_384;
+
+/// What HTTP/2 still reads of headers that are too large, so that they can be
+/// answered; beyond it the call is reset.
+const HEADER_BYTES_READ_MAX: u32 = 4 * HEADER_BYTES_MAX as u32;
+
+/// An ack waits for the disk, which answers within milliseconds, and within
+/// seconds when it is in trouble. A client that waits longer is better told.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// Finds clients that vanished without a word, within half a minute.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -72,7 +76,12 @@ impl Api {
         health.set_serving(false).await;
         let has_admin = operators.on_every_port;
         let admin = Admin::new(Arc::clone(&registry), operators.problems);
-        let watches = WatchServiceServer::new(Watches { registry, rules })
+        let watches = Watches {
+            registry,
+            rules,
+            answer_within: ANSWER_WITHIN,
+        };
+        let watches = WatchServiceServer::new(watches)
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             // The state machine keeps to 4 MiB, but for a single larger event.
             .max_encoding_message_size(usize::MAX);
@@ -87,14 +96,22 @@ impl Api {
             routes = routes.add_service(service(admin.clone().for_local_callers()));
         }
         let routes = routes
-            .add_service(health_service)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
+            .add_service(health_service.max_decoding_message_size(REQUEST_BYTES_MAX))
+            .add_service(
+                reflection()
+                    .build_v1()?
+                    .max_decoding_message_size(REQUEST_BYTES_MAX),
+            )
+            .add_service(
+                reflection()
+                    .build_v1alpha()?
+                    .max_decoding_message_size(REQUEST_BYTES_MAX),
+            );
         Ok((Self { routes, admin }, health))
     }
 
     /// `AdminService`, for a port of operators: any caller may look; to change
-    /// anything, its [`Caller`] (a request extension) must be local.
+    /// anything, its [`Peer`](super::Peer) (a request extension) must be local.
     pub fn admin_routes(&self) -> Routes {
         Routes::new(service(self.admin.clone()))
     }
@@ -111,22 +128,16 @@ impl Api {
     ) -> Result<(), transport::Error>
     where
         C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-        C::ConnectInfo: Into<Caller>,
         E: Into<tonic::codegen::StdError>,
     {
-        let name_caller = |mut request: Request<()>| {
-            if let Some(info) = request.extensions().get::<C::ConnectInfo>().cloned() {
-                request.extensions_mut().insert::<Caller>(info.into());
-            }
-            Ok(request)
-        };
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(CONNECTION_STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-            .layer(InterceptorLayer::new(name_caller))
+            .http2_max_header_list_size(HEADER_BYTES_READ_MAX)
+            .layer(tower::layer::layer_fn(Limited::new))
             .add_routes(self.routes)
             .serve_with_incoming_shutdown(connections, shutdown)
             .await

@@ -12,6 +12,7 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::peer::ConnectionLimit;
 use crate::resume::{AckRefusal, EndReason, RefusalKind, Revision};
 
 /// `ErrorInfo.domain` of everything that is ours.
@@ -38,6 +39,18 @@ pub(super) enum Cause {
     },
     TooManySubscriptions {
         max: usize,
+    },
+    ClientIdNotAllowed {
+        /// What the caller's certificate calls it, as far as that can own a client_id.
+        names: Vec<String>,
+    },
+    TooManyConnections(ConnectionLimit),
+    RequestTooLarge {
+        limit: &'static str,
+        max_bytes: usize,
+    },
+    TimedOut {
+        waited: Duration,
     },
     StoreUnavailable(String),
     DriverStopped,
@@ -159,6 +172,49 @@ fn row(client_id: &str, cause: Cause) -> Row {
                 ("flag", "--max-subscriptions".to_owned()),
                 ("max_subscriptions", max.to_string()),
             ],
+        ),
+        Cause::ClientIdNotAllowed { names } => of(
+            Code::PermissionDenied,
+            "CLIENT_ID_NOT_ALLOWED",
+            NEVER,
+            not_allowed(client_id, &names),
+            &[("flag", "--client-id-from-cert".to_owned())],
+        ),
+        Cause::TooManyConnections(limit) => of(
+            Code::ResourceExhausted,
+            "TOO_MANY_CONNECTIONS",
+            LATER,
+            format!(
+                "there are {} connections already: use one connection for all calls, or raise {}",
+                limit.max(),
+                limit.flag()
+            ),
+            &[
+                ("flag", limit.flag().to_owned()),
+                ("max_connections", limit.max().to_string()),
+            ],
+        ),
+        Cause::RequestTooLarge { limit, max_bytes } => of(
+            Code::ResourceExhausted,
+            "REQUEST_TOO_LARGE",
+            NEVER,
+            format!("the request is above the limit {limit}: {max_bytes}"),
+            &[
+                ("limit", limit.to_owned()),
+                ("max_bytes", max_bytes.to_string()),
+            ],
+        ),
+        Cause::TimedOut { waited } => of(
+            Code::DeadlineExceeded,
+            "TIMED_OUT",
+            LATER,
+            format!(
+                "no answer for client_id {client_id:?} within {} s: the disk of --data-dir does \
+                 not answer, or too many calls wait for it. What was asked for may still happen, \
+                 and an Ack become durable; repeating it is harmless",
+                waited.as_secs()
+            ),
+            &[("flag", "--data-dir".to_owned())],
         ),
         Cause::StoreUnavailable(problem) => store_unavailable(client_id, &problem),
         Cause::DriverStopped => of(
@@ -388,6 +444,22 @@ fn row(client_id: &str, cause: Cause) -> Row {
                  snapshot, which needs no answer"
             ),
             &[("flag", "--etcd-endpoints".to_owned())],
+        ),
+    }
+}
+
+fn not_allowed(client_id: &str, names: &[String]) -> String {
+    match names {
+        [] => format!(
+            "client_id {client_id:?} belongs to nobody who connects without a certificate that \
+             names it: use one whose subject alternative names hold a DNS name or a URI like \
+             spiffe://domain/path, of at most 128 characters of [A-Za-z0-9._:/-], without a colon \
+             but in ://"
+        ),
+        names => format!(
+            "client_id {client_id:?} is not yours: your certificate says {}. Use that, or that \
+             and a colon and a suffix",
+            names.join(" and ")
         ),
     }
 }

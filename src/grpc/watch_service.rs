@@ -4,15 +4,16 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::{
-    caller::Caller,
     convert,
     edge::{Asked, AskedAck, EdgeRules},
+    peer::Peer,
     status::{Cause, status},
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
         AckRequest, AckResponse, SubscribeRequest, SubscribeResponse,
         watch_service_server::WatchService,
     },
-    resume::{ClientId, SessionId},
+    resume::{ClientId, Revision, SessionId},
     session::{Message, Receiver, Registry, Subscribed},
 };
 
@@ -28,6 +29,8 @@ use crate::{
 pub(super) struct Watches {
     pub(super) registry: Arc<Registry>,
     pub(super) rules: EdgeRules,
+    /// No call waits longer for the disk.
+    pub(super) answer_within: Duration,
 }
 
 /// The messages of one stream. Dropping it ends the session.
@@ -45,10 +48,10 @@ impl WatchService for Watches {
         &self,
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Responses>, Status> {
-        let peer = Caller::of(&request).peer;
+        let peer = request.extensions().get::<Peer>().cloned();
         let asked = Asked::parse(request.into_inner()).map_err(|cause| status("", cause))?;
         let client_id = asked.client_id.clone();
-        match self.start(asked, peer).await {
+        match self.start(asked, peer.as_ref()).await {
             Ok(Subscribed { session, messages }) => Ok(Response::new(Responses {
                 client_id,
                 session,
@@ -59,21 +62,20 @@ impl WatchService for Watches {
     }
 
     async fn ack(&self, request: Request<AckRequest>) -> Result<Response<AckResponse>, Status> {
-        let ack = AskedAck::parse(&request.into_inner()).map_err(|cause| status("", cause))?;
-        let checkpoint = self
-            .registry
-            .ack(&ack.client_id, ack.session, ack.revision)
-            .await
-            .map_err(|error| status(ack.client_id.as_str(), Cause::ack(ack.revision, error)))?;
-        Ok(Response::new(AckResponse {
-            checkpoint: checkpoint.get(),
-        }))
+        let ack = AskedAck::parse(request.get_ref()).map_err(|cause| status("", cause))?;
+        match self.acknowledge(&ack, request.extensions().get()).await {
+            Ok(checkpoint) => Ok(Response::new(AckResponse {
+                checkpoint: checkpoint.get(),
+            })),
+            Err(cause) => Err(status(ack.client_id.as_str(), cause)),
+        }
     }
 }
 
 impl Watches {
-    async fn start(&self, asked: Asked, peer: String) -> Result<Subscribed, Cause> {
+    async fn start(&self, asked: Asked, peer: Option<&Peer>) -> Result<Subscribed, Cause> {
         let client_id = asked.client_id.clone();
+        self.rules.check_owner(&client_id, peer)?;
         let rendering = asked.rendering;
         let stored = if asked.needs_stored_selection() {
             self.registry
@@ -83,10 +85,25 @@ impl Watches {
             None
         };
         let request = asked.resolve(stored, &self.rules)?;
+        let peer = peer.map_or_else(|| "unknown".to_owned(), Peer::to_string);
         let subscribed = self
             .registry
             .subscribe(&client_id, request, rendering, peer);
-        Ok(subscribed.await?)
+        Ok(self.in_time(subscribed).await??)
+    }
+
+    async fn acknowledge(&self, ack: &AskedAck, peer: Option<&Peer>) -> Result<Revision, Cause> {
+        self.rules.check_owner(&ack.client_id, peer)?;
+        let acked = self.registry.ack(&ack.client_id, ack.session, ack.revision);
+        let acked = self.in_time(acked).await?;
+        acked.map_err(|error| Cause::ack(ack.revision, error))
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Cause> {
+        let answer = tokio::time::timeout(self.answer_within, answer).await;
+        answer.map_err(|_| Cause::TimedOut {
+            waited: self.answer_within,
+        })
     }
 }
 

@@ -36,7 +36,12 @@ const VOCABULARY: &[[&str; 2]] = &[
 ];
 
 /// Crates that one place alone names: (crate, where its files begin).
-const ONLY_IN: &[(&str, &str)] = &[("etcd_client", "src/upstream/"), ("sled", "src/store/sled")];
+const ONLY_IN: &[(&str, &str)] = &[
+    ("etcd_client", "src/upstream/"),
+    ("sled", "src/store/sled"),
+    ("rustls", "src/app/tls/"),
+    ("x509_cert", "src/app/tls/"),
+];
 
 /// What `resume` may not name, as the beginning of a path.
 const IMPURE_PATHS: &[&str] = &[

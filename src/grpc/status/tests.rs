@@ -101,6 +101,64 @@ fn too_many_subscriptions() {
 }
 
 #[test]
+fn client_id_not_allowed() {
+    for (names, told) in [
+        (&["shop", "spiffe://a/b"][..], "says shop and spiffe://a/b"),
+        (&[], "alternative names"),
+    ] {
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        let message = check(
+            Cause::ClientIdNotAllowed { names },
+            Code::PermissionDenied,
+            "CLIENT_ID_NOT_ALLOWED",
+            NEVER,
+            &[("flag", "--client-id-from-cert")],
+        );
+        assert!(message.contains(told), "{message}");
+    }
+}
+
+#[test]
+fn too_many_connections() {
+    for (limit, flag) in [
+        (ConnectionLimit::Total(7), "--max-connections"),
+        (ConnectionLimit::PerPeer(7), "--max-connections-per-peer"),
+    ] {
+        let message = check(
+            Cause::TooManyConnections(limit),
+            Code::ResourceExhausted,
+            "TOO_MANY_CONNECTIONS",
+            LATER,
+            &[("flag", flag), ("max_connections", "7")],
+        );
+        assert!(message.contains(flag), "{message}");
+    }
+}
+
+#[test]
+fn request_too_large() {
+    let cause = Cause::RequestTooLarge {
+        limit: "header_bytes",
+        max_bytes: 9,
+    };
+    let metadata = [("limit", "header_bytes"), ("max_bytes", "9")];
+    let code = Code::ResourceExhausted;
+    let message = check(cause, code, "REQUEST_TOO_LARGE", NEVER, &metadata);
+    assert!(message.contains("header_bytes: 9"), "{message}");
+}
+
+#[test]
+fn timed_out() {
+    let waited = Duration::from_secs(20);
+    let metadata = [("flag", "--data-dir")];
+    let code = Code::DeadlineExceeded;
+    let cause = Cause::TimedOut { waited };
+    let message = check(cause, code, "TIMED_OUT", LATER, &metadata);
+    assert!(message.contains("20 s"), "{message}");
+    assert!(message.contains("may still"), "{message}");
+}
+
+#[test]
 fn store_unavailable() {
     let failed = StoreFailed("disk full".to_owned());
     for cause in [

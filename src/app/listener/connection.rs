@@ -1,0 +1,170 @@
+//! One connection, as the gRPC server reads and writes it.
+//!
+//! HTTP/2 looks after those that speak it (keep-alive, in `grpc`). Here is
+//! what comes before: who connects and says nothing does not stay.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::Sleep,
+};
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use super::admission::Place;
+use crate::grpc::Peer;
+
+/// What every HTTP/2 client sends first, at once (RFC 9113, 3.4).
+const PREFACE_BYTES: usize = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+
+/// How long that may take, on a bad network too.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection too many is told so.
+const EXCESS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    io: Io,
+    peer: Peer,
+    deadline: Option<Deadline>,
+    _place: Place,
+}
+
+#[derive(Debug)]
+pub(super) enum Io {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+/// When reading fails; a connection that is one too many does not outlive it.
+#[derive(Debug)]
+struct Deadline {
+    sleep: Pin<Box<Sleep>>,
+    /// Of the preface.
+    missing_bytes: usize,
+}
+
+impl Connection {
+    /// `names`: what the client's certificate calls it, if it showed one.
+    pub(super) fn new(
+        io: Io,
+        address: Option<SocketAddr>,
+        names: Option<Vec<String>>,
+        place: Place,
+    ) -> Self {
+        let timeout = match place.excess() {
+            None => PREFACE_TIMEOUT,
+            Some(_) => EXCESS_TIMEOUT,
+        };
+        Self {
+            io,
+            peer: Peer {
+                address,
+                identities: names.map(Into::into),
+                excess: place.excess(),
+            },
+            deadline: Some(Deadline {
+                sleep: Box::pin(tokio::time::sleep(timeout)),
+                missing_bytes: PREFACE_BYTES,
+            }),
+            _place: place,
+        }
+    }
+
+    fn note_read(&mut self, bytes: usize) {
+        if let Some(deadline) = &mut self.deadline {
+            deadline.missing_bytes = deadline.missing_bytes.saturating_sub(bytes);
+            if deadline.missing_bytes == 0 && self.peer.excess.is_none() {
+                self.deadline = None;
+            }
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(deadline) = &mut this.deadline
+            && deadline.sleep.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buf.filled().len();
+        ready!(match &mut this.io {
+            Io::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        })?;
+        this.note_read(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
