@@ -36,7 +36,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 * STREAM_WINDOW_BYTES;
 const CONNECTION_STREAMS_MAX: u32 = 16_384;
 
 /// What HTTP/2 still reads of headers that are too large, so that they can be
-/// answered; beyond it the call is reset.
+/// answered; beyond it the call is reset, or the connection closed.
 const HEADER_BYTES_READ_MAX: u32 = 4 * HEADER_BYTES_MAX as u32;
 
 /// An ack waits for the disk, which answers within milliseconds, and within

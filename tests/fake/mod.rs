@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::StreamExt;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use watchmark::{
@@ -57,12 +57,34 @@ pub(crate) struct FakeStore {
     pub(crate) memory: MemoryStore,
     pub(crate) loads: AtomicUsize,
     panics_on_put: AtomicBool,
+    /// Writes that do not come to an end.
+    held: Mutex<Option<Vec<Held>>>,
 }
+
+type Held = (ClientId, Record, oneshot::Sender<Result<(), StoreError>>);
 
 impl FakeStore {
     /// The next write panics in the task that asks for it.
     pub(crate) fn panic_on_next_put(&self) {
         self.panics_on_put.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on the disk does not answer.
+    pub(crate) fn hold_puts(&self) {
+        self.held.lock().unwrap().get_or_insert_default();
+    }
+
+    pub(crate) fn held_puts(&self) -> usize {
+        self.held.lock().unwrap().as_ref().map_or(0, Vec::len)
+    }
+
+    /// The disk answers again.
+    pub(crate) async fn release_puts(&self) {
+        let held = self.held.lock().unwrap().take();
+        for (client_id, record, committed) in held.into_iter().flatten() {
+            let outcome = self.memory.put(&client_id, record).await.unwrap();
+            let _ = committed.send(outcome);
+        }
     }
 
     pub(crate) fn checkpoint(&self, name: &str) -> Option<i64> {
@@ -89,6 +111,11 @@ impl CheckpointStore for FakeStore {
     fn put(&self, client_id: &ClientId, record: Record) -> Committed {
         let panics = self.panics_on_put.swap(false, Ordering::Relaxed);
         assert!(!panics, "a bug, as the test ordered");
+        if let Some(held) = &mut *self.held.lock().unwrap() {
+            let (committed, answer) = oneshot::channel();
+            held.push((client_id.clone(), record, committed));
+            return answer;
+        }
         self.memory.put(client_id, record)
     }
 

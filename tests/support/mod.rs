@@ -17,6 +17,7 @@ pub(crate) mod mount;
 pub(crate) mod peers;
 pub(crate) mod process;
 pub(crate) mod scenario;
+pub(crate) mod tls;
 pub(crate) mod wait;
 pub(crate) mod watchmark;
 pub(crate) mod writer;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tonic::transport::ClientTlsConfig;
 use watchmark::proto::watchmark::v1::SubscribeRequest;
 
 use super::{
@@ -29,10 +30,19 @@ impl Scenario {
 
     /// On a fresh etcd.
     pub(crate) async fn start_with(etcd: Etcd, flags: &[&str]) -> Self {
+        Self::start_tls(etcd, flags, None).await
+    }
+
+    /// On a fresh etcd; how to connect to watchmark.
+    pub(crate) async fn start_tls(
+        etcd: Etcd,
+        flags: &[&str],
+        tls: Option<ClientTlsConfig>,
+    ) -> Self {
         let truth = Arc::new(Truth::watch(etcd.client().await));
         Self {
             writer: Writer::new(etcd.client().await, Arc::clone(&truth)),
-            watchmark: Watchmark::start(&etcd, flags).await,
+            watchmark: Watchmark::start_tls(&etcd.endpoints(), flags, tls).await,
             recorder: Recorder::default(),
             truth,
             etcd,

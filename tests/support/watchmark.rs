@@ -7,7 +7,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use watchmark::proto::watchmark::v1::watch_service_client::WatchServiceClient;
 
 use super::{etcd::Etcd, host::Host, process::Process, wait};
@@ -19,6 +19,8 @@ const PORT: u16 = 7379;
 pub(crate) struct Watchmark {
     host: Host,
     args: Vec<String>,
+    /// How to connect to it; `None`: in plaintext.
+    tls: Option<ClientTlsConfig>,
     process: Option<Process>,
     // Last: the process goes before its files.
     dir: TempDir,
@@ -32,6 +34,15 @@ impl Watchmark {
 
     /// Starts one on the endpoints given.
     pub(crate) async fn start_on(endpoints: &[String], extra: &[&str]) -> Self {
+        Self::start_tls(endpoints, extra, None).await
+    }
+
+    /// Starts one that is connected to by TLS.
+    pub(crate) async fn start_tls(
+        endpoints: &[String],
+        extra: &[&str],
+        tls: Option<ClientTlsConfig>,
+    ) -> Self {
         let host = Host::claim();
         let dir = TempDir::new().unwrap();
         let mut args = vec![
@@ -45,6 +56,7 @@ impl Watchmark {
         let mut watchmark = Self {
             host,
             args,
+            tls,
             process: None,
             dir,
         };
@@ -90,12 +102,21 @@ impl Watchmark {
         .await;
     }
 
+    /// Adds a flag, from its next start on. The last one wins.
+    pub(crate) fn use_flag(&mut self, flag: &str) {
+        self.args.push(flag.to_owned());
+    }
+
+    /// Removes all flags of that name, from its next start on.
+    pub(crate) fn drop_flag(&mut self, name: &str) {
+        let flag = format!("{name}=");
+        self.args.retain(|arg| !arg.starts_with(&flag));
+    }
+
     /// Changes where it looks for etcd, from its next start on.
     pub(crate) fn use_endpoints(&mut self, endpoints: &[String]) {
-        self.args
-            .retain(|arg| !arg.starts_with("--etcd-endpoints="));
-        let endpoints = endpoints.join(",");
-        self.args.push(format!("--etcd-endpoints={endpoints}"));
+        self.drop_flag("--etcd-endpoints");
+        self.use_flag(&format!("--etcd-endpoints={}", endpoints.join(",")));
     }
 
     /// Starts it without waiting for anything.
@@ -127,7 +148,17 @@ impl Watchmark {
 
     /// Where it listens.
     pub(crate) fn endpoint(&self) -> Endpoint {
-        Endpoint::from_shared(self.host.url(PORT)).unwrap()
+        match &self.tls {
+            Some(tls) => self.tls_endpoint(tls),
+            None => Endpoint::from_shared(self.host.url(PORT)).unwrap(),
+        }
+    }
+
+    /// Where it listens, for another client.
+    pub(crate) fn tls_endpoint(&self, tls: &ClientTlsConfig) -> Endpoint {
+        let url = format!("https://{}", self.address());
+        let endpoint = Endpoint::from_shared(url).unwrap();
+        endpoint.tls_config(tls.clone()).unwrap()
     }
 
     fn log_path(&self) -> PathBuf {

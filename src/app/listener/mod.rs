@@ -57,14 +57,7 @@ pub struct Connections {
     handshakes: JoinSet<Option<Connection>>,
     admission: Arc<Admission>,
     pause: Option<Pin<Box<Sleep>>>,
-    complaints: Arc<Complaints>,
-}
-
-/// What is worth a line, but not a line each time.
-#[derive(Debug, Default)]
-struct Complaints {
-    excess: Throttle,
-    handshake: Throttle,
+    throttle: Arc<Throttle>,
 }
 
 impl Connections {
@@ -94,7 +87,7 @@ impl Connections {
             handshakes: JoinSet::new(),
             admission: Admission::new(limits),
             pause: None,
-            complaints: Arc::default(),
+            throttle: Arc::default(),
         })
     }
 
@@ -133,12 +126,12 @@ impl Connections {
         let place = match self.admission.admit(address.map(|address| address.ip())) {
             Ok(place) => place,
             Err(limit) => {
-                self.complaints.excess(limit.flag());
+                self.complain_of_excess(limit.flag());
                 return None;
             }
         };
         if let Some(limit) = place.excess() {
-            self.complaints.excess(limit.flag());
+            self.complain_of_excess(limit.flag());
         }
         match (accepted, &self.tls) {
             (Accepted::Unix(stream), _) => {
@@ -148,11 +141,17 @@ impl Connections {
                 Some(Connection::new(Io::Tcp(stream), Some(address), None, place))
             }
             (Accepted::Tcp(stream, address), Some(tls)) => {
-                let complaints = Arc::clone(&self.complaints);
-                let handshake = shake_hands(tls.clone(), stream, address, place, complaints);
+                let throttle = Arc::clone(&self.throttle);
+                let handshake = shake_hands(tls.clone(), stream, address, place, throttle);
                 self.handshakes.spawn(handshake);
                 None
             }
+        }
+    }
+
+    fn complain_of_excess(&self, flag: &str) {
+        if let Some(unsaid) = self.throttle.pass(flag) {
+            warn!(flag, unsaid, "too many connections: new ones are refused");
         }
     }
 }
@@ -162,41 +161,25 @@ async fn shake_hands(
     stream: TcpStream,
     address: SocketAddr,
     place: Place,
-    complaints: Arc<Complaints>,
+    throttle: Arc<Throttle>,
 ) -> Option<Connection> {
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+    let problem = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok((stream, names))) => {
             let io = Io::Tls(Box::new(stream));
-            Some(Connection::new(io, Some(address), names, place))
+            return Some(Connection::new(io, Some(address), names, place));
         }
         // A probe, or a client that changed its mind.
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
             debug!(peer = %address, "connection closed before TLS was spoken");
-            None
+            return None;
         }
-        Ok(Err(error)) => {
-            complaints.handshake(address, &tls::in_words(&error));
-            None
-        }
-        Err(_) => {
-            complaints.handshake(address, "it took too long");
-            None
-        }
+        Ok(Err(error)) => tls::in_words(&error),
+        Err(_) => "it took too long".to_owned(),
+    };
+    if let Some(unsaid) = throttle.pass(&problem) {
+        warn!(peer = %address, problem, unsaid, "TLS handshake failed");
     }
-}
-
-impl Complaints {
-    fn excess(&self, flag: &str) {
-        if let Some(unsaid) = self.excess.pass() {
-            warn!(flag, unsaid, "too many connections: new ones are refused");
-        }
-    }
-
-    fn handshake(&self, peer: SocketAddr, problem: &str) {
-        if let Some(unsaid) = self.handshake.pass() {
-            warn!(%peer, problem, unsaid, "TLS handshake failed");
-        }
-    }
+    None
 }
 
 impl Stream for Connections {

@@ -1,40 +1,50 @@
 //! What may happen often is logged once in a while.
 
 use std::{
+    collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-/// Enough to see it happening.
+/// Enough to see that it goes on.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// One line an interval; those in between are counted.
+/// There are a handful; words of a library among them may vary.
+const PROBLEMS_MAX: usize = 32;
+
+/// One line an interval for each problem; those in between are counted.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
-    state: Mutex<State>,
+    said_by_problem: Mutex<HashMap<String, Said>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    last: Option<Instant>,
+#[derive(Debug)]
+struct Said {
+    at: Instant,
     unsaid: u64,
 }
 
 impl Throttle {
     /// Whether to say it now: then how often it was not said since the last time.
-    pub(super) fn pass(&self) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state
-            .last
-            .is_some_and(|last| last.elapsed() < LINE_INTERVAL)
-        {
-            state.unsaid += 1;
-            return None;
+    pub(super) fn pass(&self, problem: &str) -> Option<u64> {
+        let said = self.said_by_problem.lock();
+        let mut said = said.unwrap_or_else(PoisonError::into_inner);
+        if let Some(said) = said.get_mut(problem) {
+            if said.at.elapsed() < LINE_INTERVAL {
+                said.unsaid += 1;
+                return None;
+            }
+            said.at = Instant::now();
+            return Some(std::mem::take(&mut said.unsaid));
         }
-        state.last = Some(Instant::now());
-        Some(std::mem::take(&mut state.unsaid))
+        if said.len() == PROBLEMS_MAX {
+            said.clear();
+        }
+        let at = Instant::now();
+        said.insert(problem.to_owned(), Said { at, unsaid: 0 });
+        Some(0)
     }
 }
 
@@ -45,10 +55,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_line_an_interval_tells_how_many_it_stands_for() {
         let throttle = Throttle::default();
-        assert_eq!(throttle.pass(), Some(0));
-        assert_eq!((throttle.pass(), throttle.pass()), (None, None));
+        assert_eq!(throttle.pass("a"), Some(0));
+        assert_eq!((throttle.pass("a"), throttle.pass("a")), (None, None));
+        assert_eq!(throttle.pass("b"), Some(0));
         tokio::time::advance(LINE_INTERVAL).await;
-        assert_eq!(throttle.pass(), Some(2));
-        assert_eq!(throttle.pass(), None);
+        assert_eq!(throttle.pass("a"), Some(2));
+        assert_eq!(throttle.pass("a"), None);
+        for n in 0..1000 {
+            throttle.pass(&format!("{n}"));
+        }
+        assert!(throttle.said_by_problem.lock().unwrap().len() <= PROBLEMS_MAX);
     }
 }
