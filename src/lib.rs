@@ -17,7 +17,8 @@
 //! | [`store`] | where checkpoints live | `resume`, `proto` |
 //! | [`session`] | one task per subscription | `resume`, `proto`, the two traits |
 //! | [`grpc`] | our port: checks, conversions, the status table | `session`, `resume`, `proto` |
-//! | [`config`] | flags and environment, checked | `resume` |
+//! | [`cli`] | the operator's commands, on the API alone | `resume`, `proto` |
+//! | [`config`] | flags and environment, checked | `resume`, `cli` |
 //! | [`app`] | puts it together; starts and stops it | all |
 //!
 //! What it promises, for one subscription: events arrive in ascending revision
@@ -29,6 +30,7 @@
 //! client_id; bounded memory; and a stream says when etcd is away.
 
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod grpc;
 pub mod proto;

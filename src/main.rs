@@ -19,6 +19,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     match Task::parse(std::env::args_os()) {
         Ok(Task::Serve(config)) => serve(&config),
+        Ok(Task::Operate(operation)) => operation.run(),
         Err(asked_or_wrong) => {
             // Nobody reads it: then there is nobody to tell either.
             let _ = asked_or_wrong.print();

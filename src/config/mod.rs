@@ -19,13 +19,18 @@ pub use self::{
     transport::{ConnectionLimits, TlsFiles},
     values::{Listen, LogFormat, OnCorruptStore},
 };
-use crate::resume::{KeyRange, Settings};
+use crate::{
+    cli,
+    resume::{KeyRange, Settings},
+};
 
 /// What the program was asked to do.
 #[derive(Debug)]
 pub enum Task {
     /// `watchmark serve`.
-    Serve(Config),
+    Serve(Box<Config>),
+    /// Any other command.
+    Operate(Box<cli::Operation>),
 }
 
 /// Everything that `serve` may be told, valid.
@@ -67,6 +72,16 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+const AFTER_HELP: &str = "\
+Every flag of serve has an environment variable WATCHMARK_<FLAG>, and so has every flag of the
+other commands that says how to connect or to print; flags win.
+
+Exit code: 0 done; 1 failed, or refused by the server; 2 bad usage; of serve: 3 the store cannot
+be used; of the other commands: 4 no such client_id.
+
+Example:
+  watchmark ls --address 127.0.0.1:7379";
+
 #[derive(Debug, Parser)]
 #[command(
     name = "watchmark",
@@ -74,7 +89,7 @@ pub struct Config {
     about,
     // A deployment appends to what a template gives: the last one wins.
     args_override_self = true,
-    after_help = "Every flag has an environment variable WATCHMARK_<FLAG>; flags win."
+    after_help = AFTER_HELP
 )]
 struct Cli {
     #[command(subcommand)]
@@ -85,6 +100,8 @@ struct Cli {
 enum Command {
     /// Run the sidecar
     Serve(Box<ServeFlags>),
+    #[command(flatten)]
+    Operate(Box<cli::Command>),
 }
 
 impl Task {
@@ -101,7 +118,11 @@ impl Task {
                 if let Some(serve) = matches.subcommand_matches("serve") {
                     flags.drop_empty_environment(serve);
                 }
-                Ok(Self::Serve(flags.check()?))
+                Ok(Self::Serve(Box::new(flags.check()?)))
+            }
+            Command::Operate(command) => {
+                let operation = cli::Operation::new(*command, Cli::command());
+                Ok(Self::Operate(Box::new(operation)))
             }
         }
     }

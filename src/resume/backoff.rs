@@ -10,14 +10,14 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Jittered exponential backoff that never gives up: the n-th delay lies
 /// between half and all of `min(FIRST * 2^n, LONGEST)`.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     failures: u32,
     random: u64,
 }
 
 impl Backoff {
     /// The same `seed` gives the same delays.
-    pub(super) const fn new(seed: u64) -> Self {
+    pub const fn new(seed: u64) -> Self {
         Self {
             failures: 0,
             random: seed,
@@ -25,7 +25,7 @@ impl Backoff {
     }
 
     /// The next delay.
-    pub(super) fn next_delay(&mut self) -> Duration {
+    pub fn next_delay(&mut self) -> Duration {
         let ceiling = FIRST
             .saturating_mul(1 << self.failures.min(16))
             .min(LONGEST);
@@ -34,7 +34,7 @@ impl Backoff {
     }
 
     /// Begins again with short delays; call it when things are well.
-    pub(super) const fn reset(&mut self) {
+    pub const fn reset(&mut self) {
         self.failures = 0;
     }
 

@@ -16,6 +16,7 @@ mod settings;
 mod subscription;
 
 pub use self::{
+    backoff::Backoff,
     client_id::{ClientId, InvalidClientId},
     command::{
         AckRefusal, Activity, Command, EndReason, Guard, Message, OperationRefusal, StreamState,
