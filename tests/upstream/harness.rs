@@ -66,19 +66,21 @@ pub(crate) async fn opened(watch: &mut Watch) -> WatchOpened {
 }
 
 /// Events up to `count` of them, as (mod_revision, key); with each response
-/// whether more of it follows.
+/// whether more of it follows. No bookmark may be ahead of an event.
 pub(crate) async fn events(watch: &mut Watch, count: usize) -> (Vec<(i64, Bytes)>, Vec<bool>) {
     let (mut found, mut fragments) = (Vec::new(), Vec::new());
+    let mut certified = 0;
     while found.len() < count {
         match next(&mut watch.events).await {
             Item::Events { events, fragment } => {
                 fragments.push(fragment);
                 found.extend(events.into_iter().map(|event| {
                     let kv = event.kv.unwrap();
+                    assert!(kv.mod_revision > certified, "certified: {certified}");
                     (kv.mod_revision, kv.key)
                 }));
             }
-            Item::Bookmark(_) => {}
+            Item::Bookmark(at) => certified = at.get(),
             other => panic!("{other:?}"),
         }
     }

@@ -1,6 +1,7 @@
 //! What a watch says once it is open.
 
 use etcd_client::DeleteOptions;
+use futures_util::StreamExt;
 use tokio::time::Instant;
 use watchmark::upstream::Etcd;
 
@@ -62,6 +63,33 @@ async fn a_revision_of_twenty_thousand_keys_is_one_revision() {
     assert_eq!(found.len(), 20_000);
     assert!(found.iter().all(|(at, _)| *at == last + 1));
     assert_eq!(fragments.last(), Some(&false));
+}
+
+/// etcd puts at most 1,000 revisions into one response, with its newest
+/// revision in the header of each.
+#[tokio::test]
+async fn a_long_history_comes_in_several_responses_and_none_is_certified_ahead_of_itself() {
+    let server = Server::start(&[]).await;
+    let first = server.put(&[("a/0", "x")]).await;
+    let client = server.client().await;
+    let puts = (0..1_500).map(|_| {
+        let mut client = client.clone();
+        async move { client.put("a/1", "x", None).await.unwrap() }
+    });
+    futures_util::stream::iter(puts)
+        .buffer_unordered(64)
+        .for_each(async |_| ())
+        .await;
+    let etcd = Etcd::connect(server.config()).unwrap();
+    let (mut watch, _) = open(&etcd, spec("a/", first)).await;
+    let (found, fragments) = events(&mut watch, 1_500).await;
+    assert!(fragments.len() > 1);
+    assert!(
+        found
+            .iter()
+            .map(|(at, _)| *at)
+            .eq(first + 1..=first + 1_500)
+    );
 }
 
 #[tokio::test]
