@@ -38,15 +38,20 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// Uniform in [0, 1): splitmix64.
+    /// Uniform in [0, 1).
     fn next_fraction(&mut self) -> f64 {
+        const TWO_TO_THE_32: f64 = 4_294_967_296.0;
+        let high_bits = u32::try_from(self.next_random() >> 32).unwrap_or(0);
+        f64::from(high_bits) / TWO_TO_THE_32
+    }
+
+    /// splitmix64.
+    const fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let high_bits = u32::try_from(z >> 32).unwrap_or(0);
-        f64::from(high_bits) / (f64::from(u32::MAX) + 1.0)
+        z ^ (z >> 31)
     }
 }
 
@@ -74,6 +79,21 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next_delay() <= FIRST);
+    }
+
+    /// The numbers of its author's own program, <https://prng.di.unimi.it/splitmix64.c>.
+    #[test]
+    fn jitter_comes_from_splitmix64() {
+        let mut backoff = Backoff::new(1_234_567);
+        let numbers = [(); 3].map(|()| backoff.next_random());
+        assert_eq!(
+            numbers,
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423
+            ]
+        );
     }
 
     #[test]

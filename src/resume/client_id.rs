@@ -52,6 +52,14 @@ mod tests {
     }
 
     #[test]
+    fn is_shown_as_it_was_given() {
+        let client_id = ClientId::parse("orders/eu").unwrap();
+        assert_eq!(client_id.as_str(), "orders/eu");
+        assert_eq!(format!("{client_id}"), "orders/eu");
+        assert_eq!(format!("{client_id:?}"), "\"orders/eu\"");
+    }
+
+    #[test]
     fn refuses_empty_long_and_foreign_names() {
         for name in ["", "a b", "ä", "a\0", "a\n", &"x".repeat(129)] {
             assert_eq!(ClientId::parse(name), Err(InvalidClientId), "{name:?}");

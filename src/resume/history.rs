@@ -58,9 +58,8 @@ fn fingerprint_holds(known: &History, found: Option<Revision>, selection: &Selec
         return true;
     };
     match (expected.deleted, found) {
-        (false, Some(found)) => {
-            found == expected.mod_revision || (selection.no_put && found > expected.mod_revision)
-        }
+        (false, Some(found)) if selection.no_put => found >= expected.mod_revision,
+        (false, Some(found)) => found == expected.mod_revision,
         (false, None) => selection.no_delete,
         (true, None) => true,
         (true, Some(found)) => selection.no_put && found > expected.mod_revision,
@@ -168,6 +167,8 @@ mod tests {
         assert!(is_intact(&present(1, 5, Some(11)), false, true, false));
         assert!(!is_intact(&present(1, 5, Some(9)), false, true, true));
         assert!(!is_intact(&present(1, 5, Some(11)), true, false, true));
+        // No revision both puts and deletes a key.
+        assert!(!is_intact(&present(1, 5, Some(10)), true, true, false));
     }
 
     #[test]

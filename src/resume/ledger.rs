@@ -94,7 +94,7 @@ impl Ledger {
         fingerprint: Option<Fingerprint>,
         now: Time,
     ) {
-        self.delivered = self.delivered.filter(|&delivered| delivered < revision);
+        self.delivered = None;
         self.marks.retain(|mark| mark.last < revision);
         self.unacked_events = self.marks.iter().map(|mark| mark.events).sum();
         self.deliver(revision, 0, fingerprint, now);

@@ -50,7 +50,7 @@ fn after(done: i64) -> Assembler<Event> {
 
 /// Revision, number of events, whether partial, sent before; until none is left.
 fn drain(assembler: &mut Assembler<Event>) -> Vec<(i64, usize, bool, u64)> {
-    std::iter::from_fn(|| assembler.next_batch(UNLIMITED))
+    batches(assembler)
         .map(|batch| {
             let count = batch.events.len();
             (
@@ -61,6 +61,11 @@ fn drain(assembler: &mut Assembler<Event>) -> Vec<(i64, usize, bool, u64)> {
             )
         })
         .collect()
+}
+
+/// What comes out until there is no more; never without end.
+fn batches(assembler: &mut Assembler<Event>) -> impl Iterator<Item = Batch<Event>> {
+    std::iter::from_fn(|| assembler.next_batch(UNLIMITED)).take(100)
 }
 
 fn room(free: u64, untouched: bool) -> Option<Window> {
@@ -161,6 +166,15 @@ fn a_revision_exactly_as_large_as_a_message_is_not_split() {
 }
 
 #[test]
+fn an_unfinished_revision_exactly_as_large_as_a_message_waits_for_one_more_event() {
+    let mut assembler = after(10);
+    assembler.push(of(11, 4, MESSAGE_BYTES_MAX / 4), true);
+    assert_eq!(drain(&mut assembler), []);
+    assembler.push(of(11, 1, 10), true);
+    assert_eq!(drain(&mut assembler), [(11, 4, true, 0)]);
+}
+
+#[test]
 fn an_oversized_revision_goes_out_while_it_still_comes_in() {
     let mut assembler = after(10);
     assembler.push(of(11, 4, MIB), true);
@@ -204,10 +218,9 @@ fn parts_that_came_out_are_not_repeated_after_a_restart() {
     // Again from 11, in other fragments; old events come again too.
     assembler.push([each([9]), of(11, 2, MIB)].concat(), true);
     assembler.push(of(11, 7, MIB).split_off(2), false);
-    let rest = std::iter::from_fn(|| assembler.next_batch(UNLIMITED));
     let events: Vec<Event> = [first]
         .into_iter()
-        .chain(rest)
+        .chain(batches(&mut assembler))
         .flat_map(|batch| batch.events)
         .collect();
     assert_eq!(events, of(11, 7, MIB));

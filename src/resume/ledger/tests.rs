@@ -92,6 +92,17 @@ fn a_snapshot_at_the_delivered_revision_is_delivered_again() {
 }
 
 #[test]
+fn marks_that_do_not_ascend_or_were_not_delivered_break_the_invariant() {
+    assert!(delivered([11, 12]).is_ordered());
+    let mut repeated = delivered([11, 12]);
+    repeated.marks[1].first = revision(11);
+    assert!(!repeated.is_ordered());
+    let mut undelivered = delivered([11, 12]);
+    undelivered.delivered = Revision::new(11);
+    assert!(!undelivered.is_ordered());
+}
+
+#[test]
 fn memory_is_bounded_and_nothing_unacknowledged_is_forgotten() {
     let mut ledger = delivered(11..=100_010);
     assert!(ledger.marks.len() <= MARKS_MAX, "{}", ledger.marks.len());

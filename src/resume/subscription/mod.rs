@@ -253,9 +253,6 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// command in the queue.
     fn act(&mut self, now: Time) {
         self.write();
-        if self.session.is_none() || !self.commands.is_empty() {
-            return;
-        }
         self.hand_again(now);
         self.open_in_time(now);
         self.open_session(now);

@@ -73,6 +73,15 @@ fn window_of(events: u32) -> SessionRequest {
 }
 
 #[test]
+fn what_is_delivered_and_what_of_it_is_unacknowledged_is_shown() {
+    let mut machine = Machine::watching(101);
+    machine.says(response([put("a/1", 101), put("a/2", 101)]));
+    machine.says(bookmark(105));
+    assert_eq!(machine.subscription.delivered(), Some(revision(105)));
+    assert_eq!(machine.subscription.unacked_events(), 2);
+}
+
+#[test]
 fn nothing_is_sent_into_a_full_outbox() {
     let mut machine = Machine::watching(100);
     machine.outbox(1, OutboxRoom::None);

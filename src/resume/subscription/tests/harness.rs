@@ -42,6 +42,7 @@ impl Item for Entry {
 }
 
 pub(super) const MIB: usize = 1024 * 1024;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Of the member that serves every watch here.
 pub(super) const MEMBER: u64 = 7;
 
@@ -322,6 +323,7 @@ impl Machine {
     /// Time passes up to the next timer.
     pub(super) fn at_next_timer(&mut self) -> Vec<String> {
         self.now = self.subscription.poll_timeout().unwrap();
+        assert!(self.now < 2 * DAY, "waits in vain");
         self.commands()
     }
 

@@ -309,6 +309,25 @@ fn an_assumed_position_replaces_a_snapshot_and_opened_says_so() {
 }
 
 #[test]
+fn an_assumption_is_kept_until_the_checkpoint_has_reached_it() {
+    let mut machine = Machine::stored(assumed_500());
+    machine.subscribe(1);
+    machine.says(watch_opened(present(600, 100)));
+    assert_eq!(
+        machine.says(bookmark(499)),
+        [
+            "s1 progress 499",
+            "persist 499 progress assumed 500 c1 t2 a@100"
+        ]
+    );
+    machine.persisted();
+    assert_eq!(
+        machine.says(bookmark(500)),
+        ["s1 progress 500", "persist 500 progress c1 t2 a@100"]
+    );
+}
+
+#[test]
 fn an_assumed_position_that_is_compacted_too_leaves_the_snapshot() {
     let mut machine = Machine::stored(assumed_500());
     machine.subscribe(1);

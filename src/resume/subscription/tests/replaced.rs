@@ -154,6 +154,19 @@ fn a_member_that_merely_lags_raises_no_alarm() {
 }
 
 #[test]
+fn a_stream_whose_history_is_in_doubt_does_not_open_before_etcd_answers() {
+    let mut machine = Machine::stored(record(100));
+    machine.subscribe(1);
+    machine.says(watch_opened(GuardReading::Future));
+    machine.at_next_timer();
+    assert_eq!(machine.after_secs(100), NOTHING);
+    assert_eq!(
+        machine.says(watch_opened(present(100, 100)))[0],
+        "s1 opened 100 resumed acked c1"
+    );
+}
+
+#[test]
 fn the_snapshot_of_a_replaced_history_is_owed_until_it_is_acknowledged() {
     let mut machine = Machine::stored(replaced());
     assert_eq!(machine.subscribe(1), ["snapshot #1"]);

@@ -144,6 +144,23 @@ fn another_range_is_refused_and_the_live_stream_stays() {
 }
 
 #[test]
+fn another_range_than_a_stored_position_speaks_of_is_refused_after_a_restart_too() {
+    let owed = Record {
+        pending_snapshot: Some(SnapshotReason::HistoryReplaced),
+        ..Record::new(selection())
+    };
+    let mut other = request();
+    other.selection.no_delete = true;
+    for stored in [record(100), owed] {
+        let mut machine = Machine::stored(stored);
+        assert_eq!(
+            machine.subscribe_as(1, other.clone()),
+            ["s1 end RangeMismatch"]
+        );
+    }
+}
+
+#[test]
 fn another_range_may_be_asked_for_as_long_as_there_is_no_position_to_lie_about() {
     let denied = || {
         Upstream::Refused(Refusal {

@@ -125,6 +125,22 @@ fn a_failed_write_that_took_the_checkpoint_back_is_undone_before_it_is_relied_on
 }
 
 #[test]
+fn a_failed_write_that_left_the_checkpoint_alone_puts_no_answer_off() {
+    let mut machine = Machine::stored(Record {
+        assumed: Some(revision(500)),
+        ..record(100)
+    });
+    machine.subscribe(1);
+    machine.says(watch_opened(present(600, 100)));
+    assert_eq!(
+        machine.says(response([put("a/1", 400)])),
+        ["persist 100 acked c1 t2 a@100", "s1 events 400 [a/1@400]"]
+    );
+    machine.persist_fails();
+    assert_eq!(machine.ack(1, 100), ["ack 1 ok 100"]);
+}
+
+#[test]
 fn an_ack_does_not_count_the_position_of_a_stream_that_could_not_be_opened() {
     let mut machine = Machine::stored(Record::new(selection()));
     let own = SessionRequest {
