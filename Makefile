@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd check deps deps-test rust etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd check mistakes deps deps-test rust etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -37,10 +37,14 @@ test-matrix: deps-test etcd-3.6 etcd-3.7 ## the tests that need etcd, on Debian'
 test-etcd: deps-test ## only the tests that depend on the version of etcd
 	scripts/test.sh $(ETCD_TESTS)
 
-check: deps ## formatting, clippy and docs, warnings denied
+check: deps ## formatting, clippy and docs, warnings denied; and the mistakes still apply
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	scripts/mistakes.sh --check
+
+mistakes: deps-test ## make each classic mistake in a copy, and show the test that catches it; ONLY='name ...' for some
+	@scripts/mistakes.sh $(ONLY)
 
 etcd-3.6: ## build the newest etcd 3.6 into .etcd/3.6 (needs Go)
 	@scripts/etcd.sh 3.6
