@@ -11,7 +11,7 @@ use tonic_types::StatusExt;
 use watchmark::{
     app::Connections,
     config::{ConnectionLimits, Listen},
-    grpc::{Api, EdgeRules},
+    grpc::{Api, EdgeRules, Operators},
     proto::watchmark::v1::{AckRequest, watch_service_client::WatchServiceClient},
 };
 
@@ -34,7 +34,9 @@ async fn an_ack_that_the_disk_never_answers_is_told_so_and_may_still_be_durable(
     let connections = Connections::bind(&[loopback], LIMITS, None).await.unwrap();
     let address = connections.addresses().remove(0);
     let registry = Arc::clone(&fixture.registry);
-    let (api, _) = Api::new(registry, EdgeRules::default()).await.unwrap();
+    let (api, _) = Api::new(registry, EdgeRules::default(), Operators::default())
+        .await
+        .unwrap();
     tokio::spawn(api.serve(connections, std::future::pending()));
     let endpoint = Endpoint::new(format!("http://{address}")).unwrap();
     let mut client = WatchServiceClient::new(endpoint.connect().await.unwrap());
