@@ -1,8 +1,14 @@
 //! A real etcd: one member, or a cluster of three.
 
-use std::{env, fs, path::PathBuf, process::Command, sync::LazyLock, time::Duration};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+    time::Duration,
+};
 
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use etcd_client::{Client, ConnectOptions, Error, GetOptions};
 use tempfile::TempDir;
 
 use super::{host::Host, peers::Peers, process::Process, wait};
@@ -37,6 +43,7 @@ static HELP: LazyLock<String> =
 pub(crate) struct Etcd {
     members: Vec<Member>,
     peers: Option<Peers>,
+    user: Option<(String, String)>,
     // Last: the processes go before their files.
     dir: TempDir,
 }
@@ -54,6 +61,50 @@ struct Member {
 /// A snapshot of the store, as an operator keeps it.
 #[derive(Debug)]
 pub(crate) struct Backup(PathBuf);
+
+/// Where to connect to, and as whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    endpoints: Vec<String>,
+    user: Option<(String, String)>,
+}
+
+impl Access {
+    /// Connects lazily, unless there is a user: that needs etcd at once. A
+    /// token that expired is renewed by the client itself.
+    pub(crate) async fn connect(&self) -> Result<Client, Error> {
+        let mut options = ConnectOptions::new()
+            .with_timeout(CALL_TIMEOUT)
+            .with_connect_timeout(CALL_TIMEOUT);
+        if let Some((name, password)) = &self.user {
+            options = options
+                .with_user(name, password)
+                .with_auto_token_refresh(true);
+        }
+        Client::connect(&self.endpoints, Some(options)).await
+    }
+
+    /// The same for one member only.
+    pub(crate) fn only(&self, at: usize) -> Self {
+        Self {
+            endpoints: vec![self.endpoints[at].clone()],
+            user: self.user.clone(),
+        }
+    }
+}
+
+impl Backup {
+    /// Its newest revision.
+    pub(crate) fn revision(&self) -> i64 {
+        let mut command = Command::new(restore_tool());
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "status", "--write-out=json"]);
+        let text = output(command.arg(&self.0));
+        let status: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+        status["revision"].as_i64().unwrap()
+    }
+}
 
 impl Etcd {
     /// The tested server's `(major, minor, patch)`.
@@ -77,12 +128,17 @@ impl Etcd {
     pub(crate) async fn single(extra: &[&str]) -> Self {
         // A lone member has nobody to wait for.
         let fast = ["--heartbeat-interval=20", "--election-timeout=200"];
-        Self::start(1, &[&fast, extra].concat()).await
+        Self::start(1, &[&fast, extra].concat(), TempDir::new().unwrap()).await
     }
 
     /// Starts three members, with a proxy between any two.
     pub(crate) async fn cluster(extra: &[&str]) -> Self {
-        let mut etcd = Self::start(3, extra).await;
+        Self::cluster_in(TempDir::new().unwrap(), extra).await
+    }
+
+    /// As [`cluster`](Self::cluster), with data and logs in `dir`.
+    pub(crate) async fn cluster_in(dir: TempDir, extra: &[&str]) -> Self {
+        let mut etcd = Self::start(3, extra, dir).await;
         let mut ids = Vec::new();
         for at in 0..3 {
             let status = etcd.client_of(at).await.status().await.unwrap();
@@ -92,8 +148,7 @@ impl Etcd {
         etcd
     }
 
-    async fn start(size: usize, extra: &[&str]) -> Self {
-        let dir = TempDir::new().unwrap();
+    async fn start(size: usize, extra: &[&str], dir: TempDir) -> Self {
         let hosts: Vec<Host> = (0..size).map(|_| Host::claim()).collect();
         let peer_port = if size > 1 { PEER_PROXY_PORT } else { PEER_PORT };
         let cluster = hosts.iter().enumerate();
@@ -136,6 +191,7 @@ impl Etcd {
         let mut etcd = Self {
             members: members.collect(),
             peers,
+            user: None,
             dir,
         };
         for member in &mut etcd.members {
@@ -158,14 +214,32 @@ impl Etcd {
         self.members[at].host.url(CLIENT_PORT)
     }
 
+    /// Every member, as this test's own user.
+    pub(crate) fn access(&self) -> Access {
+        Access {
+            endpoints: self.endpoints(),
+            user: self.user.clone(),
+        }
+    }
+
     /// Connected to every member.
     pub(crate) async fn client(&self) -> Client {
-        connect(&self.endpoints()).await
+        connected(&self.access()).await
     }
 
     /// Connected to one member only.
     pub(crate) async fn client_of(&self, at: usize) -> Client {
-        connect(&[self.endpoint(at)]).await
+        connected(&self.access().only(at)).await
+    }
+
+    /// Turns authentication on. This test is `root`, with the password given.
+    pub(crate) async fn enable_auth(&mut self, root_password: &str) {
+        let mut client = self.client().await;
+        client.role_add("root").await.unwrap();
+        client.user_add("root", root_password, None).await.unwrap();
+        client.user_grant_role("root", "root").await.unwrap();
+        client.auth_enable().await.unwrap();
+        self.user = Some(("root".to_owned(), root_password.to_owned()));
     }
 
     /// etcd's newest revision, read linearizably.
@@ -255,28 +329,23 @@ impl Etcd {
         Backup(path)
     }
 
-    /// Replaces the data of a stopped single member by a backup, with the same
-    /// name, token and URLs: cluster_id and member_id stay what they were.
+    /// Replaces the data of all members, stopped, by a backup, with the same
+    /// names, token and URLs: cluster_id and member_ids stay what they were.
     pub(crate) fn restore(&self, backup: &Backup) {
-        let [member] = &self.members[..] else {
-            panic!("restoring is for a single member");
-        };
-        self.wipe(0);
-        let kept = [
-            "--name=",
-            "--initial-cluster=",
-            "--initial-cluster-token=",
-            "--data-dir=",
-        ];
-        let kept = member.args.iter().filter(|arg| {
-            arg.starts_with("--initial-advertise-peer-urls=")
-                || kept.iter().any(|name| arg.starts_with(name))
-        });
-        let mut command = Command::new(restore_tool());
-        command
-            .env("ETCDCTL_API", "3")
-            .args(["snapshot", "restore"]);
-        output(command.arg(&backup.0).args(kept));
+        for at in 0..self.members.len() {
+            self.wipe(at);
+            self.members[at].restore(&backup.0);
+        }
+    }
+
+    /// Starts all members, stopped, and waits until they serve.
+    pub(crate) async fn restart_all(&mut self) {
+        for member in &mut self.members {
+            member.launch();
+        }
+        for at in 0..self.members.len() {
+            self.ready(at).await;
+        }
     }
 
     /// Removes the data of a stopped member.
@@ -299,14 +368,29 @@ impl Member {
         let name = format!("etcd {}", self.name);
         self.process = Some(Process::start(&name, &PROGRAM, &self.args, &self.log));
     }
+
+    fn restore(&self, backup: &Path) {
+        let kept = [
+            "--name=",
+            "--initial-cluster=",
+            "--initial-cluster-token=",
+            "--data-dir=",
+        ];
+        let kept = self.args.iter().filter(|arg| {
+            arg.starts_with("--initial-advertise-peer-urls=")
+                || kept.iter().any(|name| arg.starts_with(name))
+        });
+        let mut command = Command::new(restore_tool());
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "restore"]);
+        output(command.arg(backup).args(kept));
+    }
 }
 
-/// A lazily connected client: it outlives restarts of its server.
-async fn connect(endpoints: &[String]) -> Client {
-    let options = ConnectOptions::new()
-        .with_timeout(CALL_TIMEOUT)
-        .with_connect_timeout(CALL_TIMEOUT);
-    Client::connect(endpoints, Some(options)).await.unwrap()
+/// A client that outlives restarts of its server.
+async fn connected(access: &Access) -> Client {
+    wait::until("a client of etcd", async || access.connect().await.ok()).await
 }
 
 async fn head(client: &mut Client) -> Option<i64> {

@@ -40,7 +40,12 @@ impl Drop for Mount {
 
 /// 4 MB; `None`, said loudly, where mounting is not permitted.
 pub(crate) fn small_disk() -> Option<Mount> {
-    match Mount::new(&["-t", "tmpfs", "-o", "size=4m", "tmpfs"]) {
+    small_disk_of("4m")
+}
+
+/// As [`small_disk`], of a size in tmpfs's spelling.
+pub(crate) fn small_disk_of(size: &str) -> Option<Mount> {
+    match Mount::new(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]) {
         Ok(mount) => Some(mount),
         Err(why) => {
             skip_loudly(&format!("cannot mount a small tmpfs: {why}"));

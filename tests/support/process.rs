@@ -103,10 +103,7 @@ impl Process {
 
     /// The most memory it ever had resident.
     pub(crate) fn peak_resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1));
-        kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap() << 10
+        peak_resident_bytes(self.pid()).unwrap()
     }
 
     fn signal(&self, signal: Signal) {
@@ -129,6 +126,14 @@ impl Drop for Process {
             show_log(&self.name, &self.log);
         }
     }
+}
+
+/// The most memory a process ever had resident; `None`: it is gone.
+pub(crate) fn peak_resident_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib = line.split_whitespace().nth(1)?;
+    kib.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Prints the end of a log, for the report of a failed test.

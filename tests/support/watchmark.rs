@@ -34,7 +34,7 @@ impl Watchmark {
 
     /// Starts one on the endpoints given.
     pub(crate) async fn start_on(endpoints: &[String], extra: &[&str]) -> Self {
-        Self::start_tls(endpoints, extra, None).await
+        Self::start_in(TempDir::new().unwrap(), endpoints, extra, None).await
     }
 
     /// Starts one that is connected to by TLS.
@@ -43,8 +43,17 @@ impl Watchmark {
         extra: &[&str],
         tls: Option<ClientTlsConfig>,
     ) -> Self {
+        Self::start_in(TempDir::new().unwrap(), endpoints, extra, tls).await
+    }
+
+    /// With data and log in `dir`.
+    pub(crate) async fn start_in(
+        dir: TempDir,
+        endpoints: &[String],
+        extra: &[&str],
+        tls: Option<ClientTlsConfig>,
+    ) -> Self {
         let host = Host::claim();
-        let dir = TempDir::new().unwrap();
         let mut args = vec![
             "serve".to_owned(),
             format!("--listen={}", host.address(PORT)),
@@ -117,6 +126,11 @@ impl Watchmark {
     pub(crate) fn use_endpoints(&mut self, endpoints: &[String]) {
         self.drop_flag("--etcd-endpoints");
         self.use_flag(&format!("--etcd-endpoints={}", endpoints.join(",")));
+    }
+
+    /// Whether it was started and has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
     }
 
     /// Starts it without waiting for anything.

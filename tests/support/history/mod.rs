@@ -21,7 +21,7 @@ mod truth;
 
 pub(crate) use self::{
     record::{Ack, End, Record, Recorder, Stream, StreamId, Tick, tick},
-    truth::{History, Truth},
+    truth::{History, Truth, mod_revision},
 };
 
 /// A check of one promise.
@@ -41,6 +41,11 @@ const VALIDATORS: [(&str, Validator); 10] = [
     ("P9 never silent", p9_never_silent::check),
     ("P10 one owner", p10_one_owner::check),
 ];
+
+/// The promises that are checked, as [`broken_promises`] names them.
+pub(crate) fn promises() -> impl Iterator<Item = &'static str> {
+    VALIDATORS.iter().map(|(promise, _)| *promise)
+}
 
 /// Every broken promise of every subscriber.
 pub(crate) fn broken_promises(history: &History, records: &[Record]) -> Vec<String> {

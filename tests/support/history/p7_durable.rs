@@ -31,8 +31,8 @@ pub(super) fn check(_: &History, record: &Record) -> Result<(), String> {
             }
         }
         for (later, later_at, checkpoint) in record.durable_acks() {
-            let after = later.sent_at > answered_at && !moved(ack.sent_at, later_at);
-            if after && checkpoint < durable {
+            let fell = later.sent_at > answered_at && checkpoint < durable;
+            if fell && !moved(ack.sent_at, later_at) {
                 return Err(format!(
                     "an ack was answered with {durable}, and a later one with {checkpoint}"
                 ));

@@ -7,11 +7,7 @@ use std::{
 };
 
 use etcd_client::{Client, WatchOptions};
-use tokio::{
-    sync::watch,
-    task::{AbortHandle, JoinSet},
-    time::timeout,
-};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 use watchmark::proto::watchmark::v1::{Event, KeyValue, event::EventType};
 
 use super::{super::wait::DEADLINE, record::Tick};
@@ -22,6 +18,15 @@ pub(crate) struct History {
     pub(crate) events: Vec<Event>,
     /// When the write that made a revision was sent, where a writer of ours did it.
     pub(crate) sent_at_by_revision: BTreeMap<i64, Tick>,
+}
+
+impl History {
+    /// The part up to `revision`, which a backup of that revision keeps.
+    pub(crate) fn up_to(mut self, revision: i64) -> Self {
+        self.events.retain(|event| mod_revision(event) <= revision);
+        self.sent_at_by_revision.split_off(&(revision + 1));
+        self
+    }
 }
 
 /// Watches everything in etcd from the first revision on, and goes on where it
@@ -37,10 +42,26 @@ pub(crate) struct Truth {
 impl Truth {
     /// Begins at once. `client` must be the watch's own.
     pub(crate) fn watch(client: Client) -> Self {
-        let seen = Arc::new(Mutex::new(History::default()));
-        let (reached, whole) = watch::channel(1);
+        Self::go_on(History::default(), 1, move || {
+            std::future::ready(Some(client.clone()))
+        })
+    }
+
+    /// Goes on after `whole`, up to which `known` says all. Every watch is on
+    /// a connection of its own from `connect`; `None`: it is asked again.
+    pub(crate) fn go_on<F>(
+        known: History,
+        whole: i64,
+        connect: impl Fn() -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Option<Client>> + Send,
+    {
+        let seen = Arc::new(Mutex::new(known));
+        let (reached, whole) = watch::channel(whole);
         let mut task = JoinSet::new();
-        task.spawn(follow(client, Arc::clone(&seen), reached));
+        let following = Arc::clone(&seen);
+        task.spawn(async move { follow(connect, following, reached).await });
         Self {
             seen,
             whole,
@@ -59,6 +80,11 @@ impl Truth {
         self.seen.lock().unwrap().clone()
     }
 
+    /// The last revision up to which everything was seen.
+    pub(crate) fn whole(&self) -> i64 {
+        *self.whole.borrow()
+    }
+
     /// Notes when the write that made `revision` was sent.
     pub(crate) fn sent(&self, revision: i64, at: Tick) {
         let mut seen = self.seen.lock().unwrap();
@@ -66,12 +92,18 @@ impl Truth {
     }
 }
 
-async fn follow(client: Client, seen: Arc<Mutex<History>>, reached: watch::Sender<i64>) {
+async fn follow<F: Future<Output = Option<Client>>>(
+    connect: impl Fn() -> F,
+    seen: Arc<Mutex<History>>,
+    reached: watch::Sender<i64>,
+) {
     loop {
         let whole = *reached.borrow();
         // What came of a revision that was cut short comes again.
         forget_after(whole, &seen);
-        if let Err(error) = follow_once(&client, whole, &seen, &reached).await {
+        if let Some(client) = connect().await
+            && let Err(error) = follow_once(&client, whole, &seen, &reached).await
+        {
             eprintln!("the direct watch goes on after {whole}: {error}");
         }
         if reached.is_closed() {
