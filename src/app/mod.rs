@@ -109,6 +109,8 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let (tls, reloader) = tls
         .map_err(|error| RunError::Config(error.to_string()))?
         .unzip();
+    // From here on somebody may rely on us: a signal drains.
+    let signals = StopSignals::new()?;
     let connections = Connections::bind(&config.listen, config.connections, tls)
         .await
         .map_err(|error| RunError::Config(error.to_string()))?;
@@ -124,6 +126,7 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
         connections,
         Arc::new(store),
         Arc::new(etcd),
+        signals,
         origin,
     )
     .await
@@ -175,9 +178,9 @@ async fn serve(
     connections: Connections,
     store: Arc<dyn CheckpointStore>,
     upstream: Arc<dyn Upstream>,
+    mut signals: StopSignals,
     origin: Instant,
 ) -> Result<(), RunError> {
-    let mut signals = StopSignals::new()?;
     let store_readiness = store.readiness();
     let registry = Arc::new(Registry::new(
         upstream,

@@ -93,3 +93,19 @@ async fn a_draining_watchmark_takes_no_new_streams_and_gives_up_in_time() {
     drop(subscriber);
     scenario.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_while_it_starts_is_a_clean_stop_once_the_port_is_bound() {
+    let mut scenario = Scenario::start(&[]).await;
+    for _ in 0..5 {
+        scenario.watchmark.kill();
+        // The port is bound before the store is open.
+        scenario.watchmark.restart().await;
+        scenario.watchmark.terminate();
+        assert_eq!(scenario.watchmark.exit_code(wait::DEADLINE).await, Some(0));
+        scenario.watchmark.launch();
+    }
+    let subscriber = scenario.open(latest("app")).await.unwrap();
+    drop(subscriber);
+    scenario.finish().await;
+}
