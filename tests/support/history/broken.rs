@@ -482,6 +482,15 @@ fn one_owner_bites() {
     told().keeps_all();
     told().ack(1, 2, Some(Err(superseded()))).keeps_all();
     told().acks(1, 2).breaks(&["P10"]);
+    // A server that was started again may repeat what is stored, and no more.
+    let restarted = |mut b: Build| {
+        let at = b.tick();
+        b.record.restarts.push(at);
+        b
+    };
+    restarted(told()).acks(1, 2).breaks(&["P10"]);
+    restarted(told().acks(2, 2)).acks(1, 2).keeps_all();
+    told().acks(2, 2).acks(1, 2).breaks(&["P10"]);
     // It is never told, or told something else.
     both().breaks(&["P10"]);
     let other = End::Status(Code::OutOfRange, "COMPACTED".to_owned());

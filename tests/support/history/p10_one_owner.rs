@@ -6,7 +6,7 @@ use watchmark::proto::watchmark::v1::subscribe_response::Message;
 
 use super::{
     expect::name,
-    record::{End, Record, Stream, Tick},
+    record::{Ack, End, Record, Stream, Tick},
     truth::{History, mod_revision},
 };
 
@@ -34,7 +34,11 @@ pub(super) fn check(history: &History, record: &Record) -> Result<(), String> {
         }
         check_old(history, old, *new_at)?;
         for ack in record.acks.iter().filter(|a| a.session_id == *old_session) {
-            if ack.sent_at > *new_at && matches!(ack.answer, Some((_, Ok(_)))) {
+            let Some((answered_at, Ok(checkpoint))) = ack.answer else {
+                continue;
+            };
+            let is_late = ack.sent_at > *new_at;
+            if is_late && !is_repeat(record, ack, [*new_at, answered_at], checkpoint) {
                 return Err(format!(
                     "the late ack of {} on session {old_session} was taken",
                     ack.revision
@@ -43,6 +47,17 @@ pub(super) fn check(history: &History, record: &Record) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A server that was started again knows no session of before, and answers
+/// what it has stored to an ack that this covers already.
+fn is_repeat(record: &Record, ack: &Ack, [new_at, at]: [Tick; 2], checkpoint: i64) -> bool {
+    let restarted = record.restarts.iter().any(|r| new_at < *r && *r < at);
+    let covers = |other: &Ack| {
+        let refused = matches!(&other.answer, Some((_, Err(end))) if end.is_refusal());
+        other.sent_at < ack.sent_at && !refused && other.revision >= ack.revision
+    };
+    restarted && (checkpoint > ack.revision || record.acks.iter().any(covers))
 }
 
 /// What became of a stream once its successor had opened.

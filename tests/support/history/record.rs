@@ -32,6 +32,8 @@ pub(crate) struct Record {
     pub(crate) streams: Vec<Stream>,
     /// Its acks, in the order sent.
     pub(crate) acks: Vec<Ack>,
+    /// When the server was started again, where that matters.
+    pub(crate) restarts: Vec<Tick>,
 }
 
 /// One call of `Subscribe`.

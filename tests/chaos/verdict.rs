@@ -1,0 +1,146 @@
+//! Whether the promises held over one history of etcd, and what was told at
+//! the seam between two.
+
+use std::collections::BTreeMap;
+
+use tonic::Code;
+use watchmark::proto::watchmark::v1::{SnapshotReason, subscribe_response::Message};
+
+use crate::support::history::{End, History, Record, Stream, Tick, broken_promises};
+
+/// What a history leaves behind: the highest checkpoint that each client_id
+/// was certain of.
+pub(crate) type Checkpoints = BTreeMap<String, i64>;
+
+/// What to judge.
+pub(crate) struct Case {
+    pub(crate) number: usize,
+    pub(crate) history: History,
+    pub(crate) records: Vec<Record>,
+    /// When watchmark was started.
+    pub(crate) starts: Vec<Tick>,
+    /// Up to this revision it is also the history of the epoch before.
+    pub(crate) common: i64,
+    /// Of the epoch before.
+    pub(crate) before: Checkpoints,
+}
+
+/// What came out.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) broken: Vec<String>,
+    /// How many subscriptions were checked.
+    pub(crate) subscriptions: usize,
+    /// How many were told that the history was replaced, and had to be.
+    pub(crate) told: usize,
+    pub(crate) checkpoints: Checkpoints,
+}
+
+impl Case {
+    pub(crate) fn judge(&self) -> Verdict {
+        let mut verdict = Verdict {
+            subscriptions: self.records.len(),
+            ..Verdict::default()
+        };
+        let mut records = Vec::new();
+        for record in &self.records {
+            let mut record = without_promises_of_old(record, self.common, self.number);
+            record.restarts.clone_from(&self.starts);
+            let before = self.before.get(&record.client_id).copied();
+            if let Some(before) = before.filter(|before| *before > self.common) {
+                match told(&record, before, self.common) {
+                    Ok(told) => verdict.told += usize::from(told),
+                    Err(why) => verdict
+                        .broken
+                        .push(format!("P9 never silent: {}: {why}", record.client_id)),
+                }
+            }
+            verdict
+                .checkpoints
+                .insert(record.client_id.clone(), checkpoint(&record));
+            records.push(record);
+        }
+        verdict.broken.extend(
+            broken_promises(&self.history, &records)
+                .into_iter()
+                .map(|broken| format!("{broken} (history {})", self.number)),
+        );
+        verdict
+    }
+}
+
+/// The highest checkpoint that was seen durable.
+fn checkpoint(record: &Record) -> i64 {
+    let acked = record.durable_acks().map(|(_, _, checkpoint)| checkpoint);
+    let opened = record.streams.iter().filter_map(Stream::opened);
+    acked
+        .chain(opened.map(|(_, opened)| opened.checkpoint))
+        .max()
+        .unwrap_or(0)
+}
+
+/// etcd may be away when a stream opens at its old checkpoint; it then ends
+/// without an event as soon as etcd shows another history. Such a stream says
+/// nothing about the new one.
+fn without_promises_of_old(record: &Record, common: i64, number: usize) -> Record {
+    let mut record = record.clone();
+    let is_old = |stream: &Stream| {
+        number > 0
+            && stream.opened().is_some_and(|(_, o)| o.checkpoint > common)
+            && !stream
+                .received
+                .iter()
+                .any(|(_, m)| matches!(m, Message::Events(_) | Message::SnapshotEnd(_)))
+            && !matches!(&stream.end, Some((_, End::Status(code, reason)))
+                if !reason.is_empty() && *code != Code::Unavailable && reason != "HISTORY_REPLACED")
+    };
+    let mut is_first = true;
+    record.streams.retain(|stream| {
+        let drop = is_first && is_old(stream);
+        is_first &= drop || stream.opened().is_none();
+        !drop
+    });
+    record
+}
+
+/// Who had a checkpoint that the new history does not have must be told so
+/// before anything else. `false`: there was no stream that could.
+fn told(record: &Record, before: i64, common: i64) -> Result<bool, String> {
+    let own_position = |stream: &Stream| stream.request.resume_after > 0;
+    for stream in &record.streams {
+        if let Some((_, End::Status(_, reason))) = &stream.end
+            && reason == "HISTORY_REPLACED"
+        {
+            return Ok(true);
+        }
+        let Some((_, opened)) = stream.opened() else {
+            continue;
+        };
+        if opened.checkpoint > common || (opened.checkpoint > 0 && own_position(stream)) {
+            return Err(format!(
+                "a stream went on after {} (resumed: {}), {before} was the checkpoint, and \
+                 the history was replaced after {common}",
+                opened.checkpoint, opened.resumed
+            ));
+        }
+        if opened.checkpoint > 0 {
+            // Nothing of what it has seen was lost.
+            return Ok(false);
+        }
+        let begin = stream.received.iter().find_map(|(_, m)| match m {
+            Message::SnapshotBegin(begin) => Some(begin),
+            _ => None,
+        });
+        match begin.map(|begin| begin.reason()) {
+            None => continue,
+            Some(SnapshotReason::HistoryReplaced) => return Ok(true),
+            Some(reason) => {
+                return Err(format!(
+                    "a snapshot came with {reason:?}, {before} was the checkpoint, and the \
+                     history was replaced after {common}"
+                ));
+            }
+        }
+    }
+    Ok(false)
+}
