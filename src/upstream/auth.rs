@@ -5,7 +5,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,6 +64,8 @@ pub(super) struct Auth {
     endpoints: Arc<Endpoints>,
     /// The newest token; `None`: never authenticated.
     token: RwLock<Option<Token>>,
+    /// The newest generation that a call carried without an answer; 0: none.
+    doubted: AtomicU64,
     /// Held while authenticating.
     failures: Mutex<Failures>,
 }
@@ -103,6 +108,7 @@ impl Auth {
             credentials,
             endpoints,
             token: RwLock::default(),
+            doubted: AtomicU64::new(0),
             failures: Mutex::default(),
         }
     }
@@ -112,15 +118,25 @@ impl Auth {
         self.credentials.as_ref().map(|c| c.user.as_str())
     }
 
-    /// The current token; authenticates if there was none yet.
+    /// The current token; authenticates if there was none yet, or none that
+    /// is beyond doubt.
     pub(super) async fn token(&self) -> Result<Token, Failure> {
         if self.credentials.is_none() {
             return Ok(Token::default());
         }
+        let doubted = self.doubted.load(Ordering::Relaxed);
         match self.current() {
-            Some(token) => Ok(token),
-            None => self.authenticate(None).await,
+            Some(token) if token.generation > doubted => Ok(token),
+            current => self.authenticate(current.map(|it| it.generation)).await,
         }
+    }
+
+    /// A call with this token was not answered in time. The token may be why:
+    /// it names the log entry that issued it, and a member that has not come
+    /// so far waits for it. One of a cluster restored from a backup waits, with
+    /// every call, until as much was written as before.
+    pub(super) fn doubt(&self, token: &Token) {
+        self.doubted.fetch_max(token.generation, Ordering::Relaxed);
     }
 
     /// A newer token than `stale`, which met `meaning`; `None`: there is

@@ -54,6 +54,7 @@ where
             Ok(Ok(answer)) => return Ok(answer.into_inner()),
             Ok(Err(status)) => status,
             Err(_) => {
+                auth.doubt(&token);
                 connection.retire();
                 return Err(Failure::lost(format!("no answer within {deadline:?}")));
             }

@@ -195,6 +195,7 @@ async fn create(shared: &Shared, slot: &WatchSlot, spec: &WatchSpec) -> Result<C
         .await;
         let (meaning, text) = match created {
             Err(_) => {
+                shared.auth.doubt(&token);
                 connection.retire();
                 return Err(Failure::lost("the watch was not created in time"));
             }

@@ -6,7 +6,7 @@ use watchmark::proto::watchmark::v1::{
     CompactionPolicy, SnapshotReason, Start, StreamState, SubscribeRequest,
 };
 
-use crate::support::{Scenario, Subscriber, client::request};
+use crate::support::{Etcd, Scenario, Subscriber, client::request};
 
 fn latest() -> SubscribeRequest {
     SubscribeRequest {
@@ -61,6 +61,37 @@ async fn restored_under_a_live_stream_it_ends_and_the_next_begins_anew() {
     assert_eq!(ended.cause(), (Code::Aborted, "HISTORY_REPLACED"));
     let late = subscriber.ack(last).await.unwrap_err();
     assert_eq!(late.cause(), (Code::Aborted, "HISTORY_REPLACED"));
+    drop(subscriber);
+    scenario.recorder.take();
+    begins_anew(scenario).await;
+}
+
+/// A simple token names the log entry that issued it, and etcd leaves a call
+/// that carries it unanswered until its log is as long: a restored log is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restored_with_users_the_old_token_hides_nothing() {
+    let password = "not-in-any-log";
+    let mut etcd = Etcd::single(&["--bcrypt-cost=4"]).await;
+    etcd.enable_auth(password).await;
+    let mut client = etcd.client().await;
+    for n in 0..300 {
+        client.put(format!("b/{}", n % 10), "", None).await.unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, password).unwrap();
+    let password_file = format!("--etcd-password-file={}", file.display());
+    let flags = ["--etcd-user=root", &password_file];
+    let mut scenario = Scenario::start_with(etcd, &flags).await;
+    let (mut subscriber, _, backup) = acknowledged(&scenario).await;
+    scenario.validate_epoch().await;
+    scenario.etcd.stop(0).await;
+    scenario.etcd.restore(&backup);
+    scenario.etcd.restart(0).await;
+    scenario.begin_epoch().await;
+
+    let ended = subscriber.end().await;
+    assert_eq!(ended.cause(), (Code::Aborted, "HISTORY_REPLACED"));
     drop(subscriber);
     scenario.recorder.take();
     begins_anew(scenario).await;
