@@ -173,7 +173,7 @@ pub(crate) fn all() -> Vec<Profile> {
         Profile {
             name: "twins",
             life: 2..6,
-            absence: 0..3000,
+            absence: 1000..5000,
             what: What::Twins,
             ..hot.clone()
         },
@@ -181,7 +181,7 @@ pub(crate) fn all() -> Vec<Profile> {
             name: "twins-slow",
             pace: 20..200,
             life: 2..6,
-            absence: 0..3000,
+            absence: 1000..5000,
             what: What::Twins,
             ..warm.clone()
         },

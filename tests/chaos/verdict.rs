@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use tonic::Code;
 use watchmark::proto::watchmark::v1::{SnapshotReason, subscribe_response::Message};
 
 use crate::support::history::{End, History, Record, Stream, Tick, broken_promises};
@@ -79,9 +78,9 @@ fn checkpoint(record: &Record) -> i64 {
         .unwrap_or(0)
 }
 
-/// etcd may be away when a stream opens at its old checkpoint; it then ends
-/// without an event as soon as etcd shows another history. Such a stream says
-/// nothing about the new one.
+/// etcd may be away when a stream opens at its old checkpoint; it then ends,
+/// or is superseded, without an event as soon as etcd shows another history.
+/// Such a stream says nothing about the new one.
 fn without_promises_of_old(record: &Record, common: i64, number: usize) -> Record {
     let mut record = record.clone();
     let is_old = |stream: &Stream| {
@@ -91,8 +90,6 @@ fn without_promises_of_old(record: &Record, common: i64, number: usize) -> Recor
                 .received
                 .iter()
                 .any(|(_, m)| matches!(m, Message::Events(_) | Message::SnapshotEnd(_)))
-            && !matches!(&stream.end, Some((_, End::Status(code, reason)))
-                if !reason.is_empty() && *code != Code::Unavailable && reason != "HISTORY_REPLACED")
     };
     let mut is_first = true;
     record.streams.retain(|stream| {
@@ -131,16 +128,17 @@ fn told(record: &Record, before: i64, common: i64) -> Result<bool, String> {
             Message::SnapshotBegin(begin) => Some(begin),
             _ => None,
         });
-        match begin.map(|begin| begin.reason()) {
-            None => continue,
-            Some(SnapshotReason::HistoryReplaced) => return Ok(true),
-            Some(reason) => {
-                return Err(format!(
-                    "a snapshot came with {reason:?}, {before} was the checkpoint, and the \
-                     history was replaced after {common}"
-                ));
-            }
-        }
+        let Some(begin) = begin else { continue };
+        return match begin.reason() {
+            SnapshotReason::HistoryReplaced => Ok(true),
+            // No guard can be read any more where the new history was compacted
+            // past the checkpoint: the loss shows all the same.
+            SnapshotReason::Compacted if begin.compact_revision > before => Ok(true),
+            reason => Err(format!(
+                "a snapshot came with {reason:?}, {before} was the checkpoint, and the history \
+                 was replaced after {common}"
+            )),
+        };
     }
     Ok(false)
 }

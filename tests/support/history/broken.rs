@@ -349,6 +349,14 @@ fn resumable_bites() {
     let twice = twice.opened(2, 2, true).dropped();
     let twice = twice.ack(2, 7, None).opened(3, 7, true);
     twice.breaks(&["P5"]);
+    // Requests that overlap may be answered in the other order.
+    let asked = build().opened(1, 1, false).dropped().subscribe_with(|_| {});
+    let mut b = asked.opened(2, 1, true).events(&[2]).acks(2, 2);
+    b = b.ends(superseded());
+    b.record.streams.swap(1, 2);
+    let mut b = b.opens(3, 2, true).dropped();
+    b.record.streams.swap(1, 2);
+    b.keeps_all();
     // Its own position is its own affair; AUTO may lose what was on its way.
     first()
         .dropped()

@@ -17,10 +17,14 @@ pub(super) fn check(history: &History, record: &Record) -> Result<(), String> {
     let mut covered: Option<i64> = None;
     // AUTO may lose what was on its way.
     let mut after_auto = false;
-    for stream in &record.streams {
-        let Some((_, opened)) = stream.opened() else {
-            continue;
-        };
+    // Requests that overlap may arrive in either order.
+    let opened = record.streams.iter().filter_map(|stream| {
+        let (at, opened) = stream.opened()?;
+        Some((at, opened, stream))
+    });
+    let mut opened: Vec<_> = opened.collect();
+    opened.sort_by_key(|(at, ..)| *at);
+    for (_, opened, stream) in opened {
         let view = View::of(record, stream)?;
         let own_position = stream.request.resume_after > 0;
         if opened.checkpoint > 0 {
