@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd check mistakes deps deps-test rust etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd simulate check mistakes deps deps-test rust etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -36,6 +36,10 @@ test-matrix: deps-test etcd-3.6 etcd-3.7 ## the tests that need etcd, on Debian'
 
 test-etcd: deps-test ## only the tests that depend on the version of etcd
 	scripts/test.sh $(ETCD_TESTS)
+
+simulate: deps ## live through SEEDS worlds with faults, from SEED on; SEED=n alone replays one
+	@SEEDS='$(if $(SEED),$(SEEDS),$(or $(SEEDS),10000))' SEED='$(SEED)' \
+		cargo test --locked --test simulate -- --nocapture --test-threads=1
 
 check: deps ## formatting, clippy and docs, warnings denied; and the mistakes still apply
 	cargo fmt --all --check

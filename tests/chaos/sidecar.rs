@@ -71,7 +71,7 @@ impl Sidecar {
             "--snapshot-page-bytes=64KiB",
             "--drain-timeout=3s",
         ];
-        let watchmark = Watchmark::start_in(home, &endpoints, &flags).await;
+        let watchmark = Watchmark::start_in(home, &endpoints, &flags, None).await;
         let mut doors = Vec::new();
         for _ in 0..2 {
             doors.push(Link::to(&watchmark.address()).await);

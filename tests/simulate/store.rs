@@ -8,6 +8,7 @@ impl World {
     pub(crate) fn persist(&mut self, record: Record) {
         assert!(self.in_flight.is_none(), "one write at a time");
         self.in_flight_epoch = self.durable_epoch;
+        self.check_history(&record);
         let request = self.subscriber.as_ref().map(|it| &it.request);
         let stored = self.durable_checkpoint();
         match record.checkpoint.map(|at| at.get()) {
@@ -41,15 +42,40 @@ impl World {
                 self.in_flight_epoch = epoch;
             }
         }
+        self.check_assumed(&record);
         self.in_flight = Some(record);
+    }
+
+    /// The delay rule may only assume what is true: nothing in range lies
+    /// between the checkpoint and there.
+    fn check_assumed(&mut self, record: &Record) {
+        let known = self.durable.as_ref().and_then(|record| record.assumed);
+        if let (Some(assumed), Some(checkpoint)) = (record.assumed, record.checkpoint)
+            && Some(assumed) != known
+        {
+            self.count("delay rule assumes");
+            let epoch = self.in_flight_epoch;
+            let skipped = self.etcd.events(epoch, checkpoint.get(), assumed.get());
+            assert!(skipped.is_empty(), "4.4: {assumed} skips {skipped:?}");
+            let is_of_another = epoch == self.etcd.epoch() && assumed.get() > self.etcd.head();
+            assert!(!is_of_another, "4.4: {assumed} is of another history");
+        }
     }
 
     /// The write under way ends.
     pub(crate) fn store_answers(&mut self, ok: bool, is_durable: bool) {
+        if self.is_dying {
+            return;
+        }
         let Some(record) = self.in_flight.take() else {
             return;
         };
         self.store_failed = !ok;
+        match (ok, is_durable) {
+            (true, _) => {}
+            (false, true) => self.count("write reported as failed that reached the disk"),
+            (false, false) => self.count("write failed"),
+        }
         let before = self.settled_before.take();
         if is_durable {
             self.disk = Some(record);

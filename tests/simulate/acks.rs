@@ -2,7 +2,10 @@
 
 use watchmark::resume::{AckId, AckRefusal, Input, Revision, SessionId};
 
-use crate::{check::Position, etcd::rev, world::World};
+use crate::{
+    etcd::{Position, rev},
+    world::World,
+};
 
 /// What an `Ack` must be answered.
 pub(crate) struct Asked {
@@ -29,6 +32,9 @@ impl World {
 
     /// An `Ack` call; what it must be answered is known beforehand.
     pub(crate) fn ack(&mut self, session: Option<u64>, revision: i64) {
+        if self.is_dying {
+            return;
+        }
         let durable = self.durable_checkpoint();
         let last = self.stream.as_ref().or(self.ended.as_ref());
         let delivered = last.and_then(|stream| stream.position);
@@ -42,6 +48,7 @@ impl World {
         let at_once = if self.process_session != 0
             && session.is_some_and(|session| session != self.process_session)
         {
+            self.count("late ack of a superseded session");
             Some(Expect::Superseded)
         } else if durable >= Some(revision) && !is_falling {
             // After a failed write it may have to be written again first.
@@ -67,12 +74,15 @@ impl World {
             session: session.map(SessionId),
             revision: rev(revision),
         });
-        let is_answered = !self.asked.contains_key(&ack);
+        let is_answered = self.is_dying || !self.asked.contains_key(&ack);
         assert!(is_answered || at_once.is_none(), "{at_once:?} is overdue");
     }
 
     pub(crate) fn answered(&mut self, ack: AckId, answer: Result<Revision, AckRefusal>) {
         let asked = self.asked.remove(&ack.0).expect("answered twice");
+        if answer.is_err() {
+            self.count("ack refused");
+        }
         match (&answer, asked.at_once) {
             (Ok(checkpoint), None | Some(Expect::Ok)) => {
                 let disk = self.disk.as_ref().and_then(|record| record.checkpoint);

@@ -1,11 +1,12 @@
 //! Failures that were found, each kept as a test: the steps as they were printed.
 
 use crate::{
-    etcd::Change,
+    etcd::{Change, Identity},
+    life::run,
     steps::{
         Ask, Pause, Resume, Setup,
         Step::{self, Ack, Etcd, NotStored, Read, Stored, Subscribe},
-        Which, run,
+        Which,
     },
     upstream::Act,
 };
@@ -13,8 +14,11 @@ use crate::{
 const PLAIN: Setup = Setup {
     no_put: false,
     no_delete: false,
-    can_ask_progress: false,
+    can_ask: 0,
+    is_proxied: false,
     idle_proof: 0,
+    spared: 0,
+    eager: 0,
 };
 
 const GO: Step = Etcd(Act::Go { many: 0, cut: None });
@@ -33,7 +37,7 @@ fn an_ack_does_not_rely_on_a_checkpoint_that_a_failed_write_may_have_taken_back(
     let steps = [
         latest,
         GO,
-        Step::Replace(0, true),
+        Step::Replace(0, Identity::New),
         Stored,
         Stored,
         GO,
@@ -42,7 +46,7 @@ fn an_ack_does_not_rely_on_a_checkpoint_that_a_failed_write_may_have_taken_back(
         NotStored(true),
         Ack(Which::Current, 1),
     ];
-    run(&PLAIN, &steps);
+    run(&PLAIN, &steps, None, false);
 }
 
 /// The stream that found the history replaced was superseded before it could
@@ -78,12 +82,12 @@ fn a_position_from_before_a_replaced_history_that_nobody_was_told_of_is_not_acce
         change(),
         change(),
         Read(4),
-        Step::Replace(0, true),
+        Step::Replace(0, Identity::New),
         Stored,
         change(),
         ask(false, false, Resume::None),
         GO,
         ask(true, false, Resume::Own),
     ];
-    run(&PLAIN, &steps);
+    run(&PLAIN, &steps, None, false);
 }

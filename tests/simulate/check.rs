@@ -1,19 +1,18 @@
 //! What a stream receives, held against the history: the promises.
 
-use watchmark::resume::{Item, Message, Proof, SnapshotReason, StreamState};
+use watchmark::resume::{Fingerprint, Item, Message, Proof, SnapshotReason, StreamState};
 
-use crate::etcd::{Entry, Etcd};
+use crate::etcd::{Entry, Etcd, Position, rev};
 
 /// What one message may hold.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// A revision of a history.
-pub(crate) type Position = (usize, i64);
 
 /// What one session's stream received.
 pub(crate) struct Stream {
     pub(crate) session: u64,
     pub(crate) opened: bool,
+    /// etcd was asked for it.
+    pub(crate) has_attempted: bool,
     /// Everything in range up to here arrived.
     pub(crate) position: Option<Position>,
     /// The parts of a revision that is not whole yet.
@@ -24,6 +23,23 @@ pub(crate) struct Stream {
     events_from: i64,
     /// Whether any event or snapshot arrived whole.
     pub(crate) began_whole: bool,
+    /// By revision, ascending: the last event at or below it, as far as it can
+    /// be known. The first is what was known before.
+    fingerprints: Vec<(i64, Option<Fingerprint>)>,
+}
+
+/// What surrounds a message that arrives.
+pub(crate) struct Arrival<'a> {
+    pub(crate) etcd: &'a Etcd,
+    /// Durably acknowledged.
+    pub(crate) acked: i64,
+    /// Where a stream that opens now must begin, and the event before it.
+    pub(crate) resumed_at: Option<Position>,
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// The history that the attempt under way speaks of.
+    pub(crate) epoch: usize,
+    /// etcd does not say when a watch has caught up.
+    pub(crate) mute: bool,
 }
 
 struct SnapshotSeen {
@@ -36,24 +52,35 @@ impl Stream {
         Self {
             session,
             opened: false,
+            has_attempted: false,
             position: None,
             parts: Vec::new(),
             snapshot: None,
             window: window.map(u64::from),
             events_from: 0,
             began_whole: false,
+            fingerprints: Vec::new(),
         }
     }
 
-    /// `acked`: durably; `resumed_at`: where a stream that opens now must begin.
-    pub(crate) fn receive(
-        &mut self,
-        message: &Message<Entry, Entry>,
-        etcd: &Etcd,
-        acked: i64,
-        resumed_at: Option<Position>,
-        mute: bool,
-    ) {
+    /// The last event at or below `revision`, as far as this stream can know.
+    pub(crate) fn fingerprint_at(&self, revision: i64) -> Option<Fingerprint> {
+        let known = self.fingerprints.iter().rev();
+        let (_, last) = known.skip_while(|(at, _)| *at > revision).nth(0)?;
+        last.clone()
+    }
+
+    /// Nobody could tell that the history was replaced: what is to come
+    /// belongs to the new one. `false`: half a revision of the old one was sent.
+    pub(crate) fn adopt(&mut self, epoch: usize) -> bool {
+        if let Some(position) = &mut self.position {
+            position.0 = epoch;
+        }
+        self.parts.is_empty()
+    }
+
+    pub(crate) fn receive(&mut self, message: &Message<Entry, Entry>, arrival: &Arrival<'_>) {
+        let etcd = arrival.etcd;
         assert_eq!(
             self.opened,
             !matches!(message, Message::Opened { .. }),
@@ -62,19 +89,19 @@ impl Stream {
         match message {
             Message::Opened {
                 checkpoint, proof, ..
-            } => self.opens(checkpoint.map(|at| at.get()), *proof, resumed_at, etcd),
+            } => self.opens(checkpoint.map(|at| at.get()), *proof, arrival),
             Message::Events {
                 revision,
                 events,
                 partial,
             } => {
                 self.fits(events, "events");
-                self.in_window(revision.get(), etcd, acked);
+                self.in_window(revision.get(), etcd, arrival.acked);
                 self.events(revision.get(), events, *partial, etcd);
             }
             Message::SnapshotBegin {
                 revision, reason, ..
-            } => self.snapshot_begins(revision.get(), *reason, etcd),
+            } => self.snapshot_begins(revision.get(), *reason, arrival.epoch),
             Message::SnapshotChunk(pairs) => {
                 self.fits(pairs, "a chunk");
                 let seen = self.snapshot.as_mut().expect("a chunk without a begin");
@@ -86,14 +113,24 @@ impl Stream {
                 assert_eq!(seen.pairs.len() as u64, *count);
                 let state = etcd.state(seen.at.0, seen.at.1);
                 assert_eq!(seen.pairs, state, "P9: the snapshot is not the state");
+                let mut newest: Option<&Entry> = None;
+                for pair in &seen.pairs {
+                    newest = newest
+                        .filter(|it| it.revision >= pair.revision)
+                        .or(Some(pair));
+                }
+                self.fingerprints
+                    .push((revision.get(), newest.map(fingerprint)));
                 self.position = Some(seen.at);
                 self.events_from = seen.at.1;
                 self.parts.clear();
                 self.began_whole = true;
             }
             Message::Progress(revision) => {
-                assert!(self.snapshot.is_none(), "progress inside a snapshot");
                 let (epoch, from) = self.position.expect("P6: progress before a position");
+                // A heartbeat, while etcd is away, may come inside a snapshot.
+                let moves = revision.get() > from;
+                assert!(self.snapshot.is_none() || !moves, "P6: inside a snapshot");
                 let missing = etcd.events(epoch, from, revision.get());
                 assert!(missing.is_empty(), "P6: {revision} passes {missing:?}");
                 self.position = Some((epoch, from.max(revision.get())));
@@ -102,27 +139,24 @@ impl Stream {
                 let claimed = revision.map_or(0, |at| at.get());
                 let position = self.position.map_or(0, |(_, at)| at);
                 assert!(claimed <= position, "P12: claims {claimed} at {position}");
-                if *state == StreamState::Live && !mute {
+                if *state == StreamState::Live && !arrival.mute {
                     assert!(self.parts.is_empty(), "P12: live within a revision");
                 }
             }
         }
     }
 
-    fn opens(
-        &mut self,
-        checkpoint: Option<i64>,
-        proof: Proof,
-        resumed_at: Option<Position>,
-        etcd: &Etcd,
-    ) {
+    fn opens(&mut self, checkpoint: Option<i64>, proof: Proof, arrival: &Arrival<'_>) {
+        let etcd = arrival.etcd;
         self.opened = true;
-        self.position = match (checkpoint, resumed_at) {
+        self.fingerprints.push((0, arrival.fingerprint.clone()));
+        self.position = match (checkpoint, arrival.resumed_at) {
             (None, _) => None,
-            // The delay rule may err; it may only ever replace a snapshot.
+            // It may only ever replace a snapshot.
             (Some(at), Some((epoch, stored))) if proof == Proof::Delay => {
                 assert!(stored < etcd.compacted, "P9: assumed without need");
                 assert!(at > stored, "P8: assumed backwards");
+                self.fingerprints.clear();
                 Some((epoch, at))
             }
             (Some(at), Some((epoch, stored))) => {
@@ -148,15 +182,21 @@ impl Stream {
             );
         } else {
             assert_eq!(self.parts, expected, "P1-P4, P9: after {from}");
+            for revision in self.parts.chunk_by(|a, b| a.revision == b.revision) {
+                // Of a revision whose end alone came last, nothing is known.
+                let last = revision.last().filter(|_| !events.is_empty());
+                self.fingerprints
+                    .push((revision[0].revision, last.map(fingerprint)));
+            }
             self.parts.clear();
             self.position = Some((epoch, revision));
             self.began_whole = true;
         }
     }
 
-    fn snapshot_begins(&mut self, revision: i64, reason: SnapshotReason, etcd: &Etcd) {
+    fn snapshot_begins(&mut self, revision: i64, reason: SnapshotReason, of_epoch: usize) {
         if let Some((epoch, at)) = self.position
-            && epoch == etcd.epoch()
+            && epoch == of_epoch
         {
             assert!(revision >= at, "P1: the snapshot goes back");
         }
@@ -165,7 +205,7 @@ impl Stream {
             "4.5: a live stream ends when its history is replaced"
         );
         self.snapshot = Some(SnapshotSeen {
-            at: (etcd.epoch(), revision),
+            at: (of_epoch, revision),
             pairs: Vec::new(),
         });
     }
@@ -192,5 +232,13 @@ impl Stream {
             items.len() <= 1 || bytes <= MESSAGE_BYTES_MAX,
             "P11: {what} of {bytes} bytes"
         );
+    }
+}
+
+fn fingerprint(entry: &Entry) -> Fingerprint {
+    Fingerprint {
+        key: entry.key.clone(),
+        mod_revision: rev(entry.revision),
+        deleted: entry.deleted,
     }
 }

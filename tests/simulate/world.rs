@@ -1,24 +1,25 @@
 //! The surroundings of one subscription: etcd, a store, a subscriber, a driver.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use watchmark::resume::{
-    Attempt, Command, EndReason, Input, Message, OutboxRoom, ProbeSample, Record, SessionId,
-    SessionRequest, Settings, StreamState, Subscription, Time,
+    Command, EndReason, Input, Message, OutboxRoom, ProbeSample, Proof, Record, SessionId,
+    SessionRequest, Settings, SnapshotReason, Subscription, Time,
 };
 
 use crate::{
     acks::Asked,
-    check::{Position, Stream},
-    etcd::{Entry, Etcd, rev},
-    upstream::{Act, Attempting, Said, Upstream, Watch},
+    check::{Arrival, Stream},
+    etcd::{Entry, Etcd, MEMBERS, Position},
+    identity::Known,
+    tally::Tally,
+    upstream::{Attempting, Upstream, Watch},
 };
 
 /// What fits into a session's outbox.
 const OUTBOX: usize = 3;
+/// Progress requests are sound on every member.
+pub(crate) const ALL_CAN_ASK: u8 = (1 << MEMBERS) - 1;
 
 /// What the subscriber holds.
 pub(crate) struct Subscriber {
@@ -63,19 +64,37 @@ pub(crate) struct World {
     pub(crate) asked: BTreeMap<u64, Asked>,
     pub(crate) head_read: Option<Position>,
     pub(crate) draining: bool,
+    /// What the session can know of the history that it follows.
+    pub(crate) known: Known,
+    /// Of the attempt under way, as its words are heard.
+    pub(crate) heard_epoch: usize,
+    /// How many attempts the machine has ended.
+    pub(crate) ended_attempts: u64,
+    /// A replaced history went unseen, as it must: what was acknowledged of
+    /// the old one may still give it away.
+    pub(crate) was_unseen: bool,
+    /// The newest sample of each member that was probed.
+    pub(crate) samples: BTreeMap<u64, ProbeSample>,
+    pub(crate) next_probe: Time,
+    pub(crate) next_service: Time,
+    pub(crate) last_member: Option<usize>,
+    /// Nothing more can be checked in this world.
+    pub(crate) is_over: bool,
+    /// The process dies before it does what this command says, counted from 0.
+    pub(crate) dies_at: Option<u64>,
+    pub(crate) commands: u64,
+    pub(crate) is_dying: bool,
+    pub(crate) tally: Tally,
     pub(crate) log: Vec<String>,
 }
 
 impl World {
-    pub(crate) fn new(etcd: Etcd, settings: Settings, can_ask_progress: bool) -> Self {
+    pub(crate) fn new(etcd: Etcd, settings: Settings, can_ask: u8) -> Self {
         Self {
             etcd,
             upstream: Upstream {
-                attempt: Attempt::default(),
-                attempting: None,
-                broken: false,
-                can_ask_progress,
-                was_stale: false,
+                can_ask,
+                ..Upstream::default()
             },
             machine: Subscription::new(None, settings.clone(), 1),
             settings,
@@ -100,6 +119,19 @@ impl World {
             asked: BTreeMap::new(),
             head_read: None,
             draining: false,
+            known: Known::default(),
+            heard_epoch: 0,
+            ended_attempts: 0,
+            was_unseen: false,
+            samples: BTreeMap::new(),
+            next_probe: Time::ZERO,
+            next_service: Time::ZERO,
+            last_member: None,
+            is_over: false,
+            dies_at: None,
+            commands: 0,
+            is_dying: false,
+            tally: Tally::default(),
             log: Vec::new(),
         }
     }
@@ -109,19 +141,35 @@ impl World {
         record.checkpoint.map(|at| at.get())
     }
 
+    pub(crate) fn count(&mut self, what: &'static str) {
+        if !what.is_empty() {
+            self.log.push(format!("({what})"));
+            self.tally.count(what);
+        }
+    }
+
     /// The same input to the machine, and everything that follows from it.
     pub(crate) fn handle(&mut self, input: Input<Entry, Entry>) {
+        if self.is_dying {
+            return;
+        }
         self.log.push(format!("{:?} <- {input:?}", self.now));
         self.machine.handle(input, self.now);
         self.run();
     }
 
     pub(crate) fn run(&mut self) {
-        let mut commands = 0;
+        let first = self.commands;
         while let Some(command) = self.machine.next_command(self.now) {
             self.log.push(format!("{:?} -> {command:?}", self.now));
-            commands += 1;
-            assert!(commands < 10_000, "never ends");
+            assert!(self.commands < first + 10_000, "never ends");
+            if self.dies_at == Some(self.commands) {
+                self.is_dying = true;
+            }
+            self.commands += 1;
+            if self.is_dying {
+                return;
+            }
             self.obey(command);
         }
         let due = self.machine.poll_timeout();
@@ -133,17 +181,47 @@ impl World {
 
     fn obey(&mut self, command: Command<Entry, Entry>) {
         match command {
-            Command::OpenWatch { attempt, guard, .. } => {
-                let member_id = 1 + attempt.0 % 2;
-                self.attempt(attempt, Attempting::Watch(Watch::new(guard, member_id)));
+            Command::OpenWatch {
+                attempt,
+                guard,
+                avoid_last_member,
+            } => {
+                self.begin_attempt(attempt);
+                self.check_guard(&guard);
+                let mut member = usize::try_from(attempt.0).unwrap() % MEMBERS;
+                if avoid_last_member && Some(member) == self.last_member {
+                    member = (member + 1) % MEMBERS;
+                }
+                self.last_member = Some(member);
+                self.upstream.guard = Some(guard.clone());
+                self.upstream.attempting = Some(Attempting::Watch(Watch::new(guard, member)));
             }
-            Command::ReadHead(attempt) => self.attempt(attempt, Attempting::Head),
-            Command::ReadSnapshot(attempt) => self.attempt(attempt, Attempting::Snapshot(None)),
-            Command::AskProgress | Command::CaughtUp => {
-                let watches = matches!(self.upstream.attempting, Some(Attempting::Watch(_)));
-                assert!(watches, "there is no watch to ask");
+            Command::ReadHead(attempt) => {
+                self.begin_attempt(attempt);
+                self.upstream.attempting = Some(Attempting::Head);
             }
-            Command::CloseUpstream => self.upstream.end(),
+            Command::ReadSnapshot(attempt) => {
+                self.begin_attempt(attempt);
+                self.upstream.attempting = Some(Attempting::Snapshot(None));
+            }
+            Command::AskProgress => {
+                let Some(Attempting::Watch(watch)) = &mut self.upstream.attempting else {
+                    // It may have said its last word already.
+                    assert!(!self.upstream.on_its_way.is_empty(), "no watch to ask");
+                    return;
+                };
+                watch.asked = true;
+                let member = watch.member;
+                // An old member's answer would run ahead of its events.
+                let is_sound = self.upstream.can_ask(&self.etcd, member);
+                assert!(is_sound, "P6: asks where the answer is not sound");
+            }
+            Command::CaughtUp => {
+                let is_there = self.upstream.attempting.is_some();
+                let may_be_over = !self.upstream.on_its_way.is_empty();
+                assert!(is_there || may_be_over, "no watch has caught up");
+            }
+            Command::CloseUpstream => self.end_attempt(),
             Command::Deliver(session, message) => self.deliver(session, message),
             Command::EndSession(session, reason) => self.end_session(session, &reason),
             Command::Persist(record) => self.persist(record),
@@ -152,50 +230,74 @@ impl World {
         }
     }
 
-    fn attempt(&mut self, attempt: Attempt, attempting: Attempting) {
+    fn begin_attempt(&mut self, attempt: watchmark::resume::Attempt) {
         assert!(attempt > self.upstream.attempt, "attempts ascend");
-        assert!(self.stream.is_some(), "an attempt for nobody");
-        self.upstream.end();
+        let stream = self.stream.as_mut().expect("an attempt for nobody");
+        if !std::mem::replace(&mut stream.has_attempted, true) {
+            self.known = Known::stored(self.durable.as_ref());
+        }
+        self.end_attempt();
         self.upstream.attempt = attempt;
-        self.upstream.attempting = Some(attempting);
+    }
+
+    fn end_attempt(&mut self) {
+        self.ended_attempts += 1;
+        self.upstream.end();
     }
 
     fn deliver(&mut self, session: SessionId, message: Message<Entry, Entry>) {
-        let stream = self.stream.as_mut().expect("P10: nobody is there");
-        assert_eq!(stream.session, session.0, "P10: to another session");
-        let subscriber = self.subscriber.as_mut().expect("P10: nobody is there");
-        assert!(subscriber.outbox.len() < OUTBOX, "P11: no room");
-        let stored = self
-            .durable
-            .as_ref()
-            .and_then(|record| record.checkpoint)
-            .map(|at| (self.durable_epoch, at.get()));
-        if let Message::Opened { checkpoint, .. } = &message {
+        let stored = self.durable_checkpoint().map(|at| (self.durable_epoch, at));
+        let mut fingerprint = None;
+        if let Message::Opened {
+            checkpoint, proof, ..
+        } = &message
+        {
             assert_eq!(self.durable.as_ref(), self.machine.record());
+            fingerprint = checkpoint.and_then(|at| self.fingerprint_before(at.get()));
+            let subscriber = self.subscriber.as_ref().expect("P10: nobody is there");
             if let (None, Some((epoch, ok)), Some(at)) =
                 (subscriber.request.resume_after, self.ok_acked, checkpoint)
                 && epoch == self.durable_epoch
             {
                 assert!(at.get() >= ok, "P7: {ok} was acknowledged, begins at {at}");
             }
+            if *proof == Proof::Delay {
+                self.count("resumed where the delay rule assumes");
+            }
         }
+        let stream = self.stream.as_mut().expect("P10: nobody is there");
+        assert_eq!(stream.session, session.0, "P10: to another session");
+        let subscriber = self.subscriber.as_mut().expect("P10: nobody is there");
+        assert!(subscriber.outbox.len() < OUTBOX, "P11: no room");
         if let Message::SnapshotBegin { reason, .. } = &message
             && !self.upstream.was_stale
+            && !self.was_unseen
         {
             let position = stream.position.or(stored);
             let pending = self.durable.as_ref().and_then(|it| it.pending_snapshot);
             assert!(
                 pending == Some(*reason)
                     || self.etcd.calls_for(*reason, position)
-                    || (stored.is_none() && *reason == watchmark::resume::SnapshotReason::First),
+                    || (stored.is_none() && *reason == SnapshotReason::First),
                 "a needless snapshot: {reason:?} at {position:?}"
             );
         }
-        let acked = stored.map_or(0, |(_, at)| at);
-        let mute = !self.upstream.can_ask_progress;
-        stream.receive(&message, &self.etcd, acked, stored, mute);
+        let arrival = Arrival {
+            etcd: &self.etcd,
+            acked: stored.map_or(0, |(_, at)| at),
+            resumed_at: stored,
+            fingerprint,
+            epoch: self.heard_epoch,
+            mute: self.upstream.can_ask != ALL_CAN_ASK || self.etcd.is_proxied,
+        };
+        stream.receive(&message, &arrival);
+        let kind = kind_of(&message);
         subscriber.outbox.push_back(message);
+        self.tally.count(kind);
         let room = self.room();
+        if room == OutboxRoom::None {
+            self.tally.count("outbox full");
+        }
         self.machine.handle(Input::Outbox(session, room), self.now);
     }
 
@@ -211,10 +313,12 @@ impl World {
         match reason {
             EndReason::Draining if self.draining => {}
             EndReason::HistoryReplaced => {
-                assert!(
-                    self.upstream.was_stale || self.etcd.epoch() > 0 || self.own.is_some(),
-                    "4.5: a false alarm"
-                );
+                let pending = self.durable.as_ref().and_then(|it| it.pending_snapshot);
+                let is_true = self.etcd.epoch() > 0
+                    || self.own.is_some()
+                    || pending == Some(SnapshotReason::HistoryReplaced);
+                assert!(self.upstream.was_stale || is_true, "4.5: a false alarm");
+                self.count("stream told of a replaced history");
                 self.own = None;
             }
             EndReason::Superseded
@@ -244,22 +348,30 @@ impl World {
 
     /// The process dies and starts again.
     pub(crate) fn crash(&mut self, is_durable: bool) {
-        self.log.push("crash".into());
+        self.is_dying = false;
         self.store_failed = false;
         let before = self.settled_before.take();
         match self.in_flight.take() {
             Some(record) if is_durable => {
+                self.count("crash, and the write under way is on disk");
                 self.disk = Some(record);
                 self.disk_epoch = self.in_flight_epoch;
             }
-            Some(_) => self.settled = before.unwrap_or(self.settled),
-            None => {}
+            Some(_) => {
+                self.count("crash, and the write under way is lost");
+                self.settled = before.unwrap_or(self.settled);
+            }
+            None => self.count("crash"),
         }
         self.durable.clone_from(&self.disk);
         self.durable_epoch = self.disk_epoch;
         self.machine = Subscription::new(self.durable.clone(), self.settings.clone(), 2);
-        self.upstream.end();
-        self.upstream.attempt = Attempt::default();
+        self.upstream = Upstream {
+            can_ask: self.upstream.can_ask,
+            was_stale: self.upstream.was_stale,
+            ..Upstream::default()
+        };
+        self.samples.clear();
         self.stream = None;
         self.ended = None;
         self.subscriber = None;
@@ -271,6 +383,9 @@ impl World {
     }
 
     pub(crate) fn subscribe(&mut self, request: SessionRequest) {
+        if self.is_dying {
+            return;
+        }
         self.last_session += 1;
         let session = self.last_session;
         let input = Input::Subscribe {
@@ -282,6 +397,7 @@ impl World {
         if !self.draining {
             // The end of the older stream is the first command.
             if let Some(older) = self.stream.as_ref().map(|stream| stream.session) {
+                self.count("takeover");
                 let ended = self.machine.next_command(self.now);
                 let expected = Command::EndSession(SessionId(older), EndReason::Superseded);
                 assert_eq!(ended, Some(expected), "4.7");
@@ -300,6 +416,9 @@ impl World {
     /// The transport takes up to so many messages to the subscriber.
     pub(crate) fn read(&mut self, many: usize) {
         for _ in 0..many {
+            if self.is_dying {
+                return;
+            }
             let (Some(stream), Some(subscriber)) = (&self.stream, &mut self.subscriber) else {
                 return;
             };
@@ -330,38 +449,6 @@ impl World {
         }
     }
 
-    /// etcd does something to the attempt under way, if the driver reads.
-    pub(crate) fn upstream_acts(&mut self, act: &Act) {
-        let is_end = matches!(act, Act::Lost);
-        if !is_end && !self.machine.wants_upstream() {
-            return;
-        }
-        let attempt = self.upstream.attempt;
-        let watched = matches!(self.upstream.attempting, Some(Attempting::Watch(_)));
-        let Some(said) = self.upstream.act(&self.etcd, act) else {
-            return;
-        };
-        if let Said::Head(header) = &said {
-            self.head_read = Some((self.etcd.epoch(), header.revision.get()));
-        }
-        let is_lost = matches!(said, Said::Lost);
-        self.handle(Input::Upstream(attempt, said));
-        let is_opened = self.stream.as_ref().is_some_and(|stream| stream.opened);
-        if is_lost && watched && is_opened && self.room() != OutboxRoom::None {
-            let told = self.machine.stream_state();
-            assert_eq!(told, Some(StreamState::UpstreamLost), "P12");
-        }
-    }
-
-    pub(crate) fn probe(&mut self, member_id: u64, age: Duration) {
-        let sample = ProbeSample {
-            member_id,
-            asked_at: self.now.saturating_sub(age),
-            revision: rev(self.etcd.head()),
-        };
-        self.handle(Input::Probe(sample));
-    }
-
     pub(crate) fn drain(&mut self) {
         self.draining = true;
         self.handle(Input::Drain);
@@ -377,5 +464,18 @@ impl World {
 
     pub(crate) fn unanswered_acks(&self) -> usize {
         self.asked.len()
+    }
+}
+
+fn kind_of(message: &Message<Entry, Entry>) -> &'static str {
+    match message {
+        Message::Opened { .. } => "stream opened",
+        Message::Events { partial: true, .. } => "part of a revision",
+        Message::Events { .. } => "events message",
+        Message::SnapshotBegin { .. } => "snapshot begun",
+        Message::SnapshotChunk(_) => "snapshot chunk",
+        Message::SnapshotEnd { .. } => "snapshot ended",
+        Message::Progress(_) => "progress message",
+        Message::State(..) => "state message",
     }
 }
