@@ -14,6 +14,7 @@ pub(crate) mod etcd;
 pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod mount;
+pub(crate) mod operator;
 pub(crate) mod peers;
 pub(crate) mod process;
 pub(crate) mod scenario;
@@ -25,6 +26,7 @@ pub(crate) mod writer;
 pub(crate) use self::{
     client::{Ended, Subscriber},
     etcd::Etcd,
+    operator::Operator,
     scenario::Scenario,
     watchmark::Watchmark,
     writer::Writer,

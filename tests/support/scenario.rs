@@ -9,6 +9,7 @@ use super::{
     client::{Ended, Subscriber, request},
     etcd::Etcd,
     history::{Recorder, Truth, validate_all},
+    operator::Operator,
     watchmark::Watchmark,
     writer::Writer,
 };
@@ -58,6 +59,14 @@ impl Scenario {
     pub(crate) async fn open(&self, request: SubscribeRequest) -> Result<Subscriber, Ended> {
         let client = self.watchmark.client().await;
         Subscriber::open(client, &self.recorder, request).await
+    }
+
+    /// An operator on this host, on a connection of their own.
+    pub(crate) async fn operator(&self) -> Operator {
+        Operator {
+            api: self.watchmark.admin_client().await,
+            recorder: self.recorder.clone(),
+        }
     }
 
     /// Compacts everything up to now away, once the direct watch has it.

@@ -8,7 +8,9 @@ use std::{
 
 use tempfile::TempDir;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
-use watchmark::proto::watchmark::v1::watch_service_client::WatchServiceClient;
+use watchmark::proto::watchmark::v1::{
+    admin_service_client::AdminServiceClient, watch_service_client::WatchServiceClient,
+};
 
 use super::{etcd::Etcd, host::Host, process::Process, wait};
 
@@ -148,11 +150,20 @@ impl Watchmark {
 
     /// A connection of its own.
     pub(crate) async fn client(&self) -> WatchServiceClient<Channel> {
+        WatchServiceClient::new(self.connect().await)
+    }
+
+    /// A connection of its own, for an operator.
+    pub(crate) async fn admin_client(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.connect().await)
+    }
+
+    async fn connect(&self) -> Channel {
         let endpoint = self.endpoint();
         let channel = wait::until("a connection to watchmark", async || {
             endpoint.connect().await.ok()
         });
-        WatchServiceClient::new(channel.await)
+        channel.await
     }
 
     /// Where it listens, as `ip:port`.

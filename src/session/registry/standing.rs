@@ -68,7 +68,7 @@ impl Registry {
                 Standing::Compacted { compact_revision }
             }
             GuardReading::Future => Standing::Future {
-                head: self.head_after_future(range).await,
+                head: self.read_head(range).await.or_else(|| self.newest_known()),
             },
         })
     }
@@ -95,6 +95,12 @@ impl Registry {
                     Err(_) => return,
                 }
             }
+            // Only an answer about what is there says how far etcd is.
+            if search.head.is_none()
+                && let Some(range) = ranges_by_position.values().next()
+            {
+                search.head = self.read_head(range).await;
+            }
         };
         // However it ended, what was found out counts.
         let _ = timeout(LIST_TIMEOUT, asking).await;
@@ -112,12 +118,12 @@ impl Registry {
         sampled.max(upstream.status().revision.map(|(revision, _)| revision))
     }
 
-    /// etcd does not tell its newest revision when it refuses a future one.
-    async fn head_after_future(&self, range: &KeyRange) -> Option<Revision> {
+    /// etcd does not tell its newest revision when it refuses another.
+    async fn read_head(&self, range: &KeyRange) -> Option<Revision> {
         let mut answer = self.surroundings.upstream.head(range.clone());
         match timeout(HEAD_TIMEOUT, answer.next()).await {
             Ok(Some(UpstreamItem::Head(header))) => Some(header.revision),
-            _ => self.newest_known(),
+            _ => None,
         }
     }
 

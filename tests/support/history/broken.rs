@@ -1,12 +1,16 @@
 //! The validators bite: one good history, and what breaks each promise.
 
+mod operated;
+
 use tonic::Code;
 use watchmark::proto::watchmark::v1::{
     AckMode, Event, Events, KeyValue, Opened, Progress, SnapshotBegin, SnapshotChunk, SnapshotEnd,
     SnapshotReason, State, SubscribeRequest, event::EventType, subscribe_response::Message,
 };
 
-use super::{Ack, End, History, Record, Stream, broken_promises, truth::mod_revision};
+use super::{
+    Ack, End, History, Operated, Operation, Record, Stream, broken_promises, truth::mod_revision,
+};
 
 /// One event: its revision, its key, and whether it is a deletion.
 fn event(revision: i64, key: &str, kind: EventType) -> Event {
@@ -175,6 +179,21 @@ impl Build {
         self.record.acks.push(Ack {
             session_id,
             revision,
+            sent_at,
+            answer: answer.map(|answer| (answered_at, answer)),
+        });
+        self
+    }
+
+    fn operates(self, what: Operated) -> Self {
+        self.operation(what, Some(Ok(())))
+    }
+
+    fn operation(mut self, what: Operated, answer: Option<Result<(), End>>) -> Self {
+        let sent_at = self.tick();
+        let answered_at = self.tick();
+        self.record.operations.push(Operation {
+            what,
             sent_at,
             answer: answer.map(|answer| (answered_at, answer)),
         });

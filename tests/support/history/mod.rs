@@ -20,7 +20,7 @@ mod record;
 mod truth;
 
 pub(crate) use self::{
-    record::{Ack, End, Record, Recorder, Stream, StreamId, Tick, tick},
+    record::{Ack, End, Operated, Operation, Record, Recorder, Stream, StreamId, Tick, tick},
     truth::{History, Truth, mod_revision},
 };
 

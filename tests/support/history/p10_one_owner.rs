@@ -1,12 +1,13 @@
 //! P10 One owner: at most one live stream per client_id; a newer one takes
-//! over, and the older one's late acks are refused.
+//! over, and the older one's late acks are refused. So are those of what was
+//! delivered before an operator moved the subscription.
 
 use tonic::Code;
 use watchmark::proto::watchmark::v1::subscribe_response::Message;
 
 use super::{
     expect::name,
-    record::{Ack, End, Record, Stream, Tick},
+    record::{Ack, End, Operated, Record, Stream, Tick},
     truth::{History, mod_revision},
 };
 
@@ -32,7 +33,7 @@ pub(super) fn check(history: &History, record: &Record) -> Result<(), String> {
         if old.requested_at > new.requested_at && !overlapped(old) {
             return Err(format!("session {new_session} is older than {old_session}"));
         }
-        check_old(history, old, *new_at)?;
+        check_old(history, record, old, *new_at)?;
         for ack in record.acks.iter().filter(|a| a.session_id == *old_session) {
             let Some((answered_at, Ok(checkpoint))) = ack.answer else {
                 continue;
@@ -42,6 +43,35 @@ pub(super) fn check(history: &History, record: &Record) -> Result<(), String> {
                 return Err(format!(
                     "the late ack of {} on session {old_session} was taken",
                     ack.revision
+                ));
+            }
+        }
+    }
+    check_acks_after_a_move(record)
+}
+
+/// From an operator's answer to the next stream, nothing beyond the new
+/// position can be acknowledged.
+fn check_acks_after_a_move(record: &Record) -> Result<(), String> {
+    for operation in &record.operations {
+        let Some((moved_at, Ok(()))) = operation.answer else {
+            continue;
+        };
+        let position = match operation.what {
+            Operated::Moved(revision) => revision,
+            Operated::MovedToSnapshot | Operated::Deleted => 0,
+        };
+        let after = |at: Tick| at > moved_at;
+        let mut streams = record.streams.iter().map(|stream| stream.requested_at);
+        let next_stream = streams.find(|&at| after(at)).unwrap_or(Tick::MAX);
+        let mut operations = record.operations.iter().map(|it| it.sent_at);
+        let next_move = operations.find(|&at| at > operation.sent_at);
+        let until = next_stream.min(next_move.unwrap_or(Tick::MAX));
+        for (ack, answered_at, _) in record.durable_acks() {
+            if after(ack.sent_at) && answered_at < until && ack.revision > position {
+                return Err(format!(
+                    "the ack of {} was taken after {:?}",
+                    ack.revision, operation.what
                 ));
             }
         }
@@ -61,7 +91,7 @@ fn is_repeat(record: &Record, ack: &Ack, [new_at, at]: [Tick; 2], checkpoint: i6
 }
 
 /// What became of a stream once its successor had opened.
-fn check_old(history: &History, old: &Stream, new_at: Tick) -> Result<(), String> {
+fn check_old(history: &History, record: &Record, old: &Stream, new_at: Tick) -> Result<(), String> {
     let late = old.received.iter().filter(|(at, _)| *at > new_at);
     for (_, message) in late {
         let Message::Events(batch) = message else {
@@ -78,8 +108,14 @@ fn check_old(history: &History, old: &Stream, new_at: Tick) -> Result<(), String
     match &old.end {
         Some((at, End::Status(code, reason))) if *at > new_at => {
             let superseded = *code == Code::Aborted && reason == "SESSION_SUPERSEDED";
+            let by_operator = *code == Code::Aborted
+                && ["SUBSCRIPTION_SOUGHT", "SUBSCRIPTION_DELETED"].contains(&reason.as_str())
+                && record.may_be_moved(old.requested_at, new_at);
             // Its connection may have broken first.
-            if superseded || matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled) {
+            if superseded
+                || by_operator
+                || matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled)
+            {
                 return Ok(());
             }
             Err(format!("a superseded stream ended with {code:?} {reason}"))

@@ -2,13 +2,14 @@
 //! it is lost, however the last stream ended.
 //!
 //! Over all streams of a client_id every event in range was received, or a
-//! whole snapshot stands for it.
+//! whole snapshot stands for it, or an operator's word. What an operator moved
+//! back comes again.
 
 use watchmark::proto::watchmark::v1::subscribe_response::Message;
 
 use super::{
     expect::{View, name},
-    record::Record,
+    record::{Operated, Record},
     truth::History,
 };
 
@@ -24,7 +25,26 @@ pub(super) fn check(history: &History, record: &Record) -> Result<(), String> {
     });
     let mut opened: Vec<_> = opened.collect();
     opened.sort_by_key(|(at, ..)| *at);
-    for (_, opened, stream) in opened {
+    let mut asked_at = 0;
+    for (opened_at, opened, stream) in opened {
+        let since = asked_at;
+        asked_at = asked_at.max(stream.requested_at);
+        for operation in record.operations.iter().filter(|it| it.sent_at > since) {
+            if operation.is_done_by(stream.requested_at) {
+                covered = match operation.what {
+                    Operated::Moved(revision) => Some(revision),
+                    Operated::MovedToSnapshot | Operated::Deleted => None,
+                };
+            }
+        }
+        // Asked for at about the same time: it may have been the first or not.
+        let may_be_moved = record
+            .operations
+            .iter()
+            .any(|it| !it.is_done_by(stream.requested_at) && it.may_lie_between(since, opened_at));
+        if may_be_moved {
+            covered = None;
+        }
         let view = View::of(record, stream)?;
         let own_position = stream.request.resume_after > 0;
         if opened.checkpoint > 0 {

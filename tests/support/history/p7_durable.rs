@@ -1,22 +1,16 @@
 //! P7 Durable ack: when `Ack` returns OK the checkpoint is on disk; no crash
-//! takes it back.
+//! takes it back. Nor what an operator was answered.
 
 use watchmark::proto::watchmark::v1::{SnapshotReason, subscribe_response::Message};
 
 use super::{
-    record::{Record, Stream, Tick},
+    record::{Operated, Operation, Record, Stream, Tick},
     truth::History,
 };
 
 pub(super) fn check(_: &History, record: &Record) -> Result<(), String> {
-    // A subscriber that brings its own position moves the checkpoint, backwards
-    // too: what was acknowledged before says nothing after.
-    let moved = |from: Tick, to: Tick| {
-        record
-            .streams
-            .iter()
-            .any(|s| s.request.resume_after > 0 && from < s.requested_at && s.requested_at <= to)
-    };
+    // What was acknowledged before a position was put elsewhere says nothing after.
+    let moved = |from: Tick, to: Tick| record.may_be_moved(from, to);
     for (ack, answered_at, durable) in record.durable_acks() {
         if durable < ack.revision {
             return Err(format!(
@@ -26,7 +20,7 @@ pub(super) fn check(_: &History, record: &Record) -> Result<(), String> {
         }
         for stream in &record.streams {
             let after = stream.requested_at > answered_at;
-            if after && !moved(ack.sent_at, stream.requested_at) {
+            if after && !moved(ack.sent_at, opened_or_asked_at(stream)) {
                 check_stream(stream, durable)?;
             }
         }
@@ -38,6 +32,47 @@ pub(super) fn check(_: &History, record: &Record) -> Result<(), String> {
                 ));
             }
         }
+    }
+    for operation in &record.operations {
+        let Some((answered_at, Ok(()))) = operation.answer else {
+            continue;
+        };
+        let after = |s: &&Stream| s.requested_at > answered_at;
+        let streams = record.streams.iter().filter(after);
+        // Of a snapshot or a deletion, later ones say nothing: the first may
+        // have been acknowledged.
+        let count = match operation.what {
+            Operated::Moved(_) => usize::MAX,
+            Operated::MovedToSnapshot | Operated::Deleted => 1,
+        };
+        let mut streams = streams.take(count);
+        streams.try_for_each(|stream| {
+            if moved(answered_at, opened_or_asked_at(stream)) {
+                return Ok(());
+            }
+            check_operated(operation, stream)
+        })?;
+    }
+    Ok(())
+}
+
+fn opened_or_asked_at(stream: &Stream) -> Tick {
+    stream.opened().map_or(stream.requested_at, |(at, _)| at)
+}
+
+/// A stream that was asked for when an operator had been answered.
+fn check_operated(operation: &Operation, stream: &Stream) -> Result<(), String> {
+    if let Operated::Moved(revision) = operation.what {
+        return check_stream(stream, revision);
+    }
+    let Some((_, opened)) = stream.opened() else {
+        return Ok(());
+    };
+    if opened.checkpoint > 0 && opened.resumed {
+        return Err(format!(
+            "{:?} was answered, and a stream opened after {}",
+            operation.what, opened.checkpoint
+        ));
     }
     Ok(())
 }

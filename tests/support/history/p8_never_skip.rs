@@ -5,7 +5,7 @@ use watchmark::proto::watchmark::v1::SubscribeRequest;
 
 use super::{
     expect::{View, name},
-    record::{Record, Stream, Tick},
+    record::{Operated, Record, Stream, Tick},
     truth::History,
 };
 
@@ -40,7 +40,10 @@ fn check_checkpoint(
     at: Tick,
     checkpoint: i64,
 ) -> Result<(), String> {
-    let before = |s: &&Stream| s.requested_at < at;
+    // Nothing from before an operator's move counts after it, but its word.
+    let operation = record.operation_before(stream.requested_at);
+    let since = operation.map_or(0, |operation| operation.sent_at);
+    let before = |s: &&Stream| s.requested_at < at && s.requested_at >= since;
     if record.streams.iter().filter(before).any(Stream::is_auto) {
         // What the transport took, nobody here knows.
         return Ok(());
@@ -57,10 +60,17 @@ fn check_checkpoint(
         .acks
         .iter()
         .filter(|ack| {
-            ack.sent_at < at && !matches!(ack.answer, Some((_, Err(ref end))) if end.is_refusal())
+            let in_time = ack.sent_at < at && ack.sent_at >= since;
+            in_time && !matches!(ack.answer, Some((_, Err(ref end))) if end.is_refusal())
         })
         .map(|ack| ack.revision);
-    let Some(known) = starts.chain(acked).max() else {
+    let moved = record.operations.iter().filter_map(|it| match it.what {
+        Operated::Moved(revision) if it.sent_at >= since => {
+            it.may_lie_between(since, at).then_some(revision)
+        }
+        _ => None,
+    });
+    let Some(known) = starts.chain(acked).chain(moved).max() else {
         // Its start was not seen: the stream that made it broke before `opened`.
         return Ok(());
     };

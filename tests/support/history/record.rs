@@ -34,6 +34,27 @@ pub(crate) struct Record {
     pub(crate) acks: Vec<Ack>,
     /// When the server was started again, where that matters.
     pub(crate) restarts: Vec<Tick>,
+    /// What operators did to it, in the order asked for.
+    pub(crate) operations: Vec<Operation>,
+}
+
+/// One call of an operator that changes a subscription.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Operation {
+    pub(crate) what: Operated,
+    pub(crate) sent_at: Tick,
+    /// `None`: never.
+    pub(crate) answer: Option<(Tick, Result<(), End>)>,
+}
+
+/// What an operator asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operated {
+    /// The checkpoint becomes this revision.
+    Moved(i64),
+    /// A snapshot comes next.
+    MovedToSnapshot,
+    Deleted,
 }
 
 /// One call of `Subscribe`.
@@ -90,12 +111,44 @@ impl End {
 }
 
 impl Record {
+    /// Whether the position may have been put elsewhere between the two, backwards
+    /// too: by an operator, or by a subscriber that brought its own.
+    pub(crate) fn may_be_moved(&self, from: Tick, to: Tick) -> bool {
+        let mut streams = self.streams.iter();
+        let mut operations = self.operations.iter();
+        streams.any(|s| s.request.resume_after > 0 && from < s.requested_at && s.requested_at <= to)
+            || operations.any(|operation| operation.may_lie_between(from, to))
+    }
+
+    /// The last operation that had taken place for all who asked after `at`.
+    pub(crate) fn operation_before(&self, at: Tick) -> Option<&Operation> {
+        self.operations.iter().rfind(|it| it.is_done_by(at))
+    }
+
     /// Acks that were answered OK: when sent, when answered, and the checkpoint.
     pub(crate) fn durable_acks(&self) -> impl Iterator<Item = (&Ack, Tick, i64)> {
         self.acks.iter().filter_map(|ack| match &ack.answer {
             Some((at, Ok(checkpoint))) => Some((ack, *at, *checkpoint)),
             _ => None,
         })
+    }
+}
+
+impl Operation {
+    /// Whether it had taken place, for all who asked after `at`.
+    pub(crate) fn is_done_by(&self, at: Tick) -> bool {
+        matches!(self.answer, Some((answered_at, Ok(()))) if answered_at < at)
+    }
+
+    /// Whether it may have taken place at some moment between the two.
+    pub(crate) fn may_lie_between(&self, from: Tick, to: Tick) -> bool {
+        let until = match &self.answer {
+            Some((_, Err(end))) if end.is_refusal() => return false,
+            // It may still be on its way, or be found on the disk later.
+            None | Some((_, Err(_))) => Tick::MAX,
+            Some((answered_at, Ok(()))) => *answered_at,
+        };
+        self.sent_at < to && from < until
     }
 }
 
@@ -119,6 +172,13 @@ impl Stream {
 pub(crate) struct StreamId {
     client_id: String,
     requested_at: Tick,
+}
+
+/// Names an operation in a [`Recorder`].
+#[derive(Debug, Clone)]
+pub(crate) struct OperationId {
+    client_id: String,
+    sent_at: Tick,
 }
 
 /// Names an ack in a [`Recorder`].
@@ -184,6 +244,32 @@ impl Recorder {
             let mut acks = record.acks.iter_mut();
             if let Some(ack) = acks.find(|ack| ack.sent_at == id.sent_at) {
                 ack.answer = Some((tick(), answer));
+            }
+        });
+    }
+
+    /// An operator is about to change the subscription.
+    pub(crate) fn operation_sent(&self, client_id: &str, what: Operated) -> OperationId {
+        let sent_at = tick();
+        self.with(client_id, |record| {
+            record.operations.push(Operation {
+                what,
+                sent_at,
+                answer: None,
+            });
+        });
+        OperationId {
+            client_id: client_id.to_owned(),
+            sent_at,
+        }
+    }
+
+    /// The answer came.
+    pub(crate) fn operation_answered(&self, id: &OperationId, answer: Result<(), End>) {
+        self.with(&id.client_id, |record| {
+            let mut operations = record.operations.iter_mut();
+            if let Some(it) = operations.find(|it| it.sent_at == id.sent_at) {
+                it.answer = Some((tick(), answer));
             }
         });
     }
