@@ -3,6 +3,7 @@
 
 use std::{
     net::TcpListener,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -165,6 +166,105 @@ fn a_default_prefix_that_nobody_may_watch_is_refused() {
     ];
     check("--default-prefix", &serve(&flags, &[]));
     check("--default-prefix", &serve(&["--default-prefix="], &[]));
+}
+
+/// `name.pem` and `name.key`, which belong together.
+fn self_signed(directory: &Path, name: &str) {
+    let output = Command::new("openssl")
+        .current_dir(directory)
+        .args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=test"])
+        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args([
+            "-keyout",
+            &format!("{name}.key"),
+            "-out",
+            &format!("{name}.pem"),
+        ])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn certificates_are_checked_before_a_socket_is_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["one", "two"] {
+        self_signed(directory.path(), name);
+    }
+    std::fs::write(directory.path().join("garbage"), "nothing of the kind").unwrap();
+    let header = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
+    std::fs::write(directory.path().join("bad.key"), header).unwrap();
+    let file = |flag: &str, name: &str| format!("{flag}={}", directory.path().join(name).display());
+    let cert = |name: &str| file("--tls-cert-file", name);
+    let key = |name: &str| file("--tls-key-file", name);
+    let client_ca = |name: &str| file("--tls-client-ca-file", name);
+    let from_cert = || "--client-id-from-cert".to_owned();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = format!("--listen={}", taken.local_addr().unwrap());
+    for (named, flags) in [
+        ("--tls-key-file", vec![cert("one.pem")]),
+        ("--tls-cert-file", vec![key("one.key")]),
+        ("--tls-client-ca-file needs", vec![client_ca("one.pem")]),
+        ("--tls-cert-file", vec![cert("none"), key("one.key")]),
+        ("--tls-cert-file", vec![cert("garbage"), key("one.key")]),
+        ("--tls-cert-file", vec![cert("one.key"), key("one.key")]),
+        ("--tls-key-file", vec![cert("one.pem"), key("none")]),
+        ("--tls-key-file", vec![cert("one.pem"), key("garbage")]),
+        ("--tls-key-file", vec![cert("one.pem"), key("bad.key")]),
+        (
+            "--tls-key-file is not",
+            vec![cert("one.pem"), key("two.key")],
+        ),
+        (
+            "--tls-client-ca-file",
+            vec![cert("one.pem"), key("one.key"), client_ca("garbage")],
+        ),
+        ("--client-id-from-cert", vec![from_cert()]),
+        (
+            "--client-id-from-cert",
+            vec![cert("one.pem"), key("one.key"), from_cert()],
+        ),
+        (
+            "a socket shows no certificate",
+            vec![
+                cert("one.pem"),
+                key("one.key"),
+                client_ca("one.pem"),
+                from_cert(),
+                "--listen=unix:///nonexistent/watchmark.sock".to_owned(),
+            ],
+        ),
+    ] {
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let output = serve(&[&[&*in_use], &flags[..]].concat(), &[]);
+        check(named, &output);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!told.contains("in use"), "{told}");
+        assert!(!told.contains("c2VjcmV0"), "{told}");
+    }
+}
+
+#[test]
+fn plaintext_beyond_this_machine_must_be_asked_for() {
+    let listen = "--listen=192.0.2.1:7379";
+    let output = serve(&[listen], &[]);
+    check("--insecure-listen", &output);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("--tls-cert-file"), "{told}");
+    for no in ["", "false", "0"] {
+        let output = serve(&[listen], &[("WATCHMARK_INSECURE_LISTEN", no)]);
+        check("--insecure-listen", &output);
+    }
+    // No machine has that address: what is wrong is that, and no more its plaintext.
+    for (flags, environment) in [
+        (&[listen, "--insecure-listen"][..], &[][..]),
+        (&[listen], &[("WATCHMARK_INSECURE_LISTEN", "true")]),
+    ] {
+        let output = serve(flags, environment);
+        check("--listen", &output);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("Cannot assign"), "{told}");
+    }
 }
 
 #[test]

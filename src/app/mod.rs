@@ -120,7 +120,7 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     if let Some(reloader) = reloader {
         background.spawn(reloader.run());
     }
-    serve(
+    let served = serve(
         config,
         rules,
         connections,
@@ -128,8 +128,14 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
         Arc::new(etcd),
         signals,
         origin,
-    )
-    .await
+    );
+    tokio::select! {
+        served = served => served,
+        // They end by a panic only.
+        Some(Err(error)) = background.join_next() => {
+            Err(RunError::Other(anyhow::Error::from(error).context("a background task ended")))
+        }
+    }
 }
 
 /// Allowed, and worth a line.
