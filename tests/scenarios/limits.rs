@@ -13,7 +13,7 @@ use watchmark::proto::watchmark::v1::{
 
 use crate::support::{
     Ended, Etcd, Scenario, Subscriber,
-    client::request,
+    client::{in_time, request},
     tls::{Authority, Secret},
     wait::{self, DEADLINE},
 };
@@ -192,7 +192,8 @@ async fn a_request_that_is_too_large_is_told_which_limit_and_harms_no_other() {
     refused(status, "header_bytes", "16384");
     // So large that it is not even read: that costs the connection.
     let mut other = scenario.watchmark.client().await;
-    assert!(other.ack(with_header(200 << 10)).await.is_err());
+    let answer = in_time("an error", other.ack(with_header(200 << 10)));
+    assert!(answer.await.is_err());
     is_unharmed(&scenario, &mut subscriber).await;
     drop(subscriber);
     scenario.finish().await;

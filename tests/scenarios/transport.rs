@@ -15,7 +15,7 @@ use watchmark::proto::watchmark::v1::{
 
 use crate::support::{
     Ended, Etcd, Scenario, Subscriber,
-    client::{Acker, request},
+    client::{Acker, in_time, request},
     tls::{Authority, Pair, Secret},
     wait,
 };
@@ -45,12 +45,13 @@ async fn open_as(
 
 /// One call on a new connection.
 async fn is_let_in(scenario: &Scenario, tls: &ClientTlsConfig) -> bool {
-    let Ok(channel) = scenario.watchmark.tls_endpoint(tls).connect().await else {
-        return false;
+    let call = async {
+        let channel = scenario.watchmark.tls_endpoint(tls).connect().await.ok()?;
+        let service = String::new();
+        let mut health = HealthClient::new(channel);
+        health.check(HealthCheckRequest { service }).await.ok()
     };
-    let service = String::new();
-    let mut health = HealthClient::new(channel);
-    health.check(HealthCheckRequest { service }).await.is_ok()
+    in_time("an answer or none", call).await.is_some()
 }
 
 async fn until_logged(scenario: &Scenario, what: &str) {
@@ -63,7 +64,7 @@ async fn until_logged(scenario: &Scenario, what: &str) {
 async fn until_shown(scenario: &Scenario, authority: &Authority, client: &Pair, expected: &Pair) {
     let address = scenario.watchmark.address();
     wait::until("the new certificate", async || {
-        let shown = authority.shown_at(&address, Some(client)).await;
+        let shown = in_time("a handshake", authority.shown_at(&address, Some(client))).await;
         (shown? == expected.der()).then_some(())
     })
     .await;
@@ -93,8 +94,8 @@ async fn tls_is_on_every_tcp_port_and_a_socket_beside_it_stays_as_it_is() {
     let plaintext = tonic::transport::Endpoint::from_shared(plaintext).unwrap();
     let mut plaintext = HealthClient::new(plaintext.connect_lazy());
     let service = String::new();
-    let refused = plaintext.check(HealthCheckRequest { service }).await;
-    assert!(refused.is_err());
+    let refused = plaintext.check(HealthCheckRequest { service });
+    assert!(in_time("an error", refused).await.is_err());
     until_logged(&scenario, "the client does not speak TLS").await;
     let stranger = Authority::new();
     assert!(!is_let_in(&scenario, &stranger.client(None)).await);

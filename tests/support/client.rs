@@ -318,6 +318,7 @@ impl Acker {
     }
 }
 
+/// Waits for it, not for ever.
 pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     match timeout(DEADLINE, future).await {
         Ok(value) => value,
