@@ -38,6 +38,36 @@ fn who_chose_to_fail_is_told_of_the_replaced_history_once_and_may_then_bring_a_p
     assert_eq!(machine.subscribe_as(2, own), ["watch #2 after 80 guard a/"]);
 }
 
+#[test]
+fn a_second_replacement_is_told_again() {
+    let fail = |at| SessionRequest {
+        resume_after: Revision::new(at),
+        on_compaction: OnCompaction::Fail,
+        ..request()
+    };
+    let mut machine = Machine::stored(replaced());
+    machine.subscribe_as(1, fail(0));
+    machine.subscribe_as(2, fail(80));
+    machine.says(watch_opened(answer(9, 2, 0)));
+    machine.persisted();
+    machine.closes(2);
+    machine.subscribe(3);
+    assert_eq!(
+        machine.says(watch_opened(answer(8, 2, 0))),
+        ["snapshot #5", FORGETS]
+    );
+    machine.persisted();
+    assert_eq!(
+        machine.subscribe_as(4, fail(50)),
+        [
+            "s3 end Superseded",
+            "close",
+            "s4 end HistoryReplaced",
+            "close"
+        ]
+    );
+}
+
 /// The guard's answer from a cluster with this id and term, at 200.
 fn answer(cluster_id: u64, raft_term: u64, found: i64) -> GuardReading {
     GuardReading::Present {

@@ -254,6 +254,8 @@ fn chunks_are_of_128_kib_and_no_more_is_read_while_they_wait() {
         sized("a/2", 12, 40_000),
         sized("a/3", 13, 5 * MIB),
         sized("a/4", 14, 10),
+        sized("a/5", 15, 128 * 1024 - 10),
+        sized("a/6", 16, 1),
     ];
     assert_eq!(machine.says(Upstream::SnapshotPage(pairs)), NOTHING);
     assert!(!machine.subscription.wants_upstream());
@@ -263,7 +265,8 @@ fn chunks_are_of_128_kib_and_no_more_is_read_while_they_wait() {
             "s1 chunk [a/1@11]",
             "s1 chunk [a/2@12]",
             "s1 chunk [a/3@13]",
-            "s1 chunk [a/4@14]"
+            "s1 chunk [a/4@14 a/5@15]",
+            "s1 chunk [a/6@16]"
         ]
     );
     assert!(machine.subscription.wants_upstream());
