@@ -16,7 +16,11 @@
 //! | [`upstream`] | etcd: watches, snapshots, the probe | `resume`, `proto` |
 //! | [`store`] | where checkpoints live | `resume`, `proto` |
 //! | [`session`] | one task per subscription | `resume`, `proto`, the two traits |
-//! | [`grpc`] | our port: checks, conversions, the status table | `session`, `resume`, `proto` |
+//! | [`survey`] | how the process is doing, and what is wrong | `session`, `resume`, the two traits |
+//! | [`grpc`] | our port: checks, conversions, the status table | `session`, `resume`, `proto`, `survey` |
+//! | [`admin`] | the operators' port: probes, metrics, the status page | `survey`, `session`, `resume`, `grpc`, `logging` |
+//! | [`metrics`] | every metric there is; all but `resume` may count | nothing of ours |
+//! | [`logging`] | the log, and its filter | `config` |
 //! | [`cli`] | the operator's commands, on the API alone | `resume`, `proto` |
 //! | [`config`] | flags and environment, checked | `resume`, `cli` |
 //! | [`app`] | puts it together; starts and stops it | all |
@@ -29,12 +33,16 @@
 //! shows: as a snapshot with its reason, or as an error. One live stream per
 //! client_id; bounded memory; and a stream says when etcd is away.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod grpc;
+pub mod logging;
+pub mod metrics;
 pub mod proto;
 pub mod resume;
 pub mod session;
 pub mod store;
+pub mod survey;
 pub mod upstream;

@@ -1,16 +1,12 @@
 //! Parse, trace, run, exit.
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use tracing::{Level, error};
-use tracing_subscriber::EnvFilter;
 use watchmark::{
     app,
-    config::{Config, LogFormat, Task},
+    config::{Config, Task},
+    logging::LogFilter,
 };
 
 /// How long threads may take to end that are still busy when all is done.
@@ -29,7 +25,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: &Config) -> ExitCode {
-    start_tracing(config);
+    let log = LogFilter::start(&config.log, config.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -40,7 +36,7 @@ fn serve(config: &Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(app::run(config));
+    let outcome = runtime.block_on(app::run(config, log));
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,18 +47,5 @@ fn serve(config: &Config) -> ExitCode {
             }
             ExitCode::from(error.exit_code())
         }
-    }
-}
-
-/// Logs go to stderr: stdout belongs to the operator's commands.
-fn start_tracing(config: &Config) {
-    let subscriber = tracing_subscriber::fmt()
-        // The filter is checked by then.
-        .with_env_filter(EnvFilter::new(&config.log))
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr);
-    match config.log_format {
-        LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().init(),
     }
 }

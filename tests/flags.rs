@@ -20,8 +20,10 @@ fn serve(flags: &[&str], environment: &[(&str, &str)]) -> Output {
         .arg(&data_dir)
         .args(flags)
         .stdin(Stdio::null());
-    if !flags.iter().any(|flag| flag.starts_with("--listen")) {
-        command.arg("--listen=127.0.0.1:0");
+    for listen in ["--listen", "--admin-listen"] {
+        if !flags.iter().any(|flag| flag.starts_with(listen)) {
+            command.arg(format!("{listen}=127.0.0.1:0"));
+        }
     }
     let output = command.output().unwrap();
     assert!(
@@ -52,6 +54,10 @@ fn every_bad_value_is_refused_by_the_name_of_its_flag() {
         "--client-id-from-cert=perhaps",
         "--max-connections=0",
         "--max-connections-per-peer=0",
+        "--admin-listen=nonsense",
+        "--admin-listen=7380",
+        "--admin-listen=",
+        "--admin-listen=unix:///tmp/admin.sock",
         "--idle-after=soon",
         "--idle-after=0s",
         "--idle-lag=10",
@@ -68,6 +74,8 @@ fn every_bad_value_is_refused_by_the_name_of_its_flag() {
         "--on-corrupt-store=wipe",
         "--drain-timeout=forever",
         "--log=watchmark=loud",
+        "--log=verbose",
+        "--log=",
         "--log-format=xml",
         "--no-such-flag=1",
     ] {
@@ -275,10 +283,12 @@ fn an_empty_variable_allows_nothing() {
 
 #[test]
 fn a_port_in_use_is_refused() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let flag = format!("--listen={}", taken.local_addr().unwrap());
-    let output = serve(&[&flag], &[]);
-    check("--listen", &output);
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("in use"), "{told}");
+    for name in ["--listen", "--admin-listen"] {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let flag = format!("{name}={}", taken.local_addr().unwrap());
+        let output = serve(&[&flag], &[]);
+        check(name, &output);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("in use"), "{told}");
+    }
 }

@@ -191,6 +191,7 @@ impl House {
         let log = self.log("watchmark")?;
         let flags = [
             ("--listen", format!("127.0.0.1:{}", self.watchmark_port)),
+            ("--admin-listen", "off".to_owned()),
             ("--etcd-endpoints", self.etcd_url()),
             ("--idle-after", in_ms(IDLE_AFTER)),
             ("--idle-lag", in_ms(IDLE_LAG)),

@@ -8,7 +8,7 @@
 mod listener;
 mod tls;
 
-use std::{future, pin::pin, sync::Arc, time::Duration};
+use std::{future, io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -23,10 +23,14 @@ pub use self::{
     tls::{Tls, TlsError, TlsStatus},
 };
 use crate::{
-    config::{Config, OnCorruptStore},
+    admin::{self, AdminPort},
+    config::{AdminListen, Config, OnCorruptStore},
     grpc::{Api, EdgeRules, Health, Operators},
+    logging::LogFilter,
+    metrics::Metrics,
     session::{Registry, RegistrySettings},
     store::{self, CheckpointStore, DiskStore, StoreError},
+    survey::{self, Certificate, Readiness, Surveyor},
     upstream::{Etcd, EtcdConfig, EtcdConfigError, Upstream},
 };
 
@@ -88,7 +92,7 @@ impl StopSignals {
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(config: &Config) -> Result<(), RunError> {
+pub async fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
     let rules = EdgeRules {
         default_range: config.default_range.clone(),
         allowed_ranges: config.allowed_ranges.clone(),
@@ -104,38 +108,64 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
         ));
     }
     let origin = Instant::now();
-    let etcd = connect(config, origin).map_err(|error| RunError::Config(error.to_string()))?;
+    let metrics = Metrics::default();
+    let etcd =
+        connect(config, origin, &metrics).map_err(|error| RunError::Config(error.to_string()))?;
     let tls = config.tls.as_ref().map(tls::load).transpose();
     let (tls, reloader) = tls
         .map_err(|error| RunError::Config(error.to_string()))?
         .unzip();
+    let tls_status = tls.as_ref().map(Tls::status);
     // From here on somebody may rely on us: a signal drains.
     let signals = StopSignals::new()?;
     let connections = Connections::bind(&config.listen, config.connections, tls)
         .await
         .map_err(|error| RunError::Config(error.to_string()))?;
-    let store = open_store(config).map_err(|error| RunError::OpenStore(error.to_string()))?;
+    let admin_port = bind_admin_port(config.admin_listen).await?;
+    let store =
+        open_store(config, &metrics).map_err(|error| RunError::OpenStore(error.to_string()))?;
+    let quarantined = store.quarantined().map(|path| path.display().to_string());
     warn_of_open_doors(config);
     let mut background = JoinSet::new();
     if let Some(reloader) = reloader {
         background.spawn(reloader.run());
     }
-    let served = serve(
-        config,
+    let parts = Parts {
+        tls_status,
         rules,
         connections,
-        Arc::new(store),
-        Arc::new(etcd),
+        admin_port,
+        store: Arc::new(store),
+        quarantined,
+        upstream: Arc::new(etcd),
         signals,
         origin,
-    );
+        metrics,
+        log,
+    };
     tokio::select! {
-        served = served => served,
+        served = serve(config, parts) => served,
         // They end by a panic only.
         Some(Err(error)) = background.join_next() => {
             Err(RunError::Other(anyhow::Error::from(error).context("a background task ended")))
         }
     }
+}
+
+async fn bind_admin_port(listen: AdminListen) -> Result<Option<AdminPort>, RunError> {
+    let AdminListen::Tcp(address) = listen else {
+        return Ok(None);
+    };
+    let bound = AdminPort::bind(address).await;
+    bound.map(Some).map_err(|error| {
+        let problem = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "the address is in use already; give another one, or off".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        RunError::Config(format!("--admin-listen {address}: {problem}"))
+    })
 }
 
 /// Allowed, and worth a line.
@@ -154,7 +184,7 @@ fn warn_of_open_doors(config: &Config) {
 }
 
 /// Dials nobody yet.
-fn connect(config: &Config, origin: Instant) -> Result<Etcd, EtcdConfigError> {
+fn connect(config: &Config, origin: Instant, metrics: &Metrics) -> Result<Etcd, EtcdConfigError> {
     Etcd::connect(EtcdConfig {
         endpoints: config.etcd.endpoints.clone(),
         user: config.etcd.user.clone(),
@@ -166,44 +196,84 @@ fn connect(config: &Config, origin: Instant) -> Result<Etcd, EtcdConfigError> {
         probe_interval: config.probe_interval,
         max_catchups: config.max_catchups,
         origin,
+        metrics: metrics.etcd.clone(),
     })
 }
 
-fn open_store(config: &Config) -> Result<DiskStore, StoreError> {
+fn open_store(config: &Config, metrics: &Metrics) -> Result<DiskStore, StoreError> {
     let on_corrupt = match config.on_corrupt_store {
         OnCorruptStore::Fail => store::OnCorruptStore::Fail,
         OnCorruptStore::Quarantine => store::OnCorruptStore::Quarantine,
     };
-    DiskStore::open(&config.data_dir, on_corrupt)
+    DiskStore::open_measured(&config.data_dir, on_corrupt, metrics.store.clone())
 }
 
-/// Serves `connections` from `store` and `upstream` until a signal, then drains.
-async fn serve(
-    config: &Config,
+/// What is there before anybody is let in.
+struct Parts {
+    tls_status: Option<watch::Receiver<TlsStatus>>,
     rules: EdgeRules,
     connections: Connections,
+    admin_port: Option<AdminPort>,
     store: Arc<dyn CheckpointStore>,
+    quarantined: Option<String>,
     upstream: Arc<dyn Upstream>,
-    mut signals: StopSignals,
+    signals: StopSignals,
     origin: Instant,
-) -> Result<(), RunError> {
-    let store_readiness = store.readiness();
-    let registry = Arc::new(Registry::new(
+    metrics: Metrics,
+    log: LogFilter,
+}
+
+/// Serves until a signal, then drains.
+async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
+    let Parts {
+        tls_status,
+        rules,
+        connections,
+        admin_port,
+        store,
+        quarantined,
+        upstream,
+        mut signals,
+        origin,
+        metrics,
+        log,
+    } = parts;
+    let settings = RegistrySettings {
+        resume: config.resume.clone(),
+        subscriptions_max: config.max_subscriptions,
+        origin,
+    };
+    let registry = Arc::new(Registry::measured(
+        Arc::clone(&upstream),
+        Arc::clone(&store),
+        settings,
+        metrics.sessions.clone(),
+    ));
+    let surveyor = Arc::new(Surveyor::new(survey::Sources {
+        registry: Arc::clone(&registry),
         upstream,
         store,
-        RegistrySettings {
-            resume: config.resume.clone(),
-            subscriptions_max: config.max_subscriptions,
-            origin,
-        },
-    ));
+        certificates: Arc::new(move || certificates(tls_status.as_ref())),
+        quarantined,
+        subscriptions_max: config.max_subscriptions,
+    }));
     let operators = Operators {
         on_every_port: !rules.client_id_from_cert,
-        ..Operators::default()
+        surveyor: Some(Arc::clone(&surveyor)),
     };
     let (api, health) = Api::new(Arc::clone(&registry), rules, operators)
         .await
         .map_err(anyhow::Error::from)?;
+    let api = api.counted(metrics.calls.clone());
+    let mut admin = pin!(serve_admin(
+        admin_port,
+        admin::Sources {
+            surveyor: Arc::clone(&surveyor),
+            metrics,
+            log,
+            grpc: api.admin_router(),
+        }
+    ));
     let addresses = connections.addresses();
     let mut open_connections = connections.open();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -211,21 +281,24 @@ async fn serve(
         let _ = stopped.await;
     }));
 
-    let follow_store = follow(store_readiness, &health);
+    let follow = surveyor.follow_readiness(async |readiness| tell(readiness, &health).await);
     for address in addresses {
         info!(%address, "serving");
     }
     tokio::select! {
         () = registry.supervise() => {}
-        () = follow_store => {}
+        () = follow => {}
+        () = &mut admin => {}
         ended = &mut server => return Err(server_ended(ended)),
         () = signals.next() => {}
     }
 
     info!(timeout = ?config.drain_timeout, "draining");
+    surveyor.drain();
     health.set_serving(false).await;
     tokio::select! {
         () = registry.supervise() => {}
+        () = &mut admin => {}
         ended = &mut server => return Err(server_ended(ended)),
         () = registry.drain() => info!("drained"),
         () = no_client_is_left(&mut open_connections) => info!("drained: no client is left"),
@@ -253,16 +326,40 @@ async fn no_client_is_left(open: &mut watch::Receiver<usize>) {
     }
 }
 
-/// Callers should come while the store takes changes. Never returns.
-async fn follow(mut store_readiness: watch::Receiver<bool>, health: &Health) {
-    loop {
-        let is_ready = *store_readiness.borrow_and_update();
-        health.set_serving(is_ready).await;
-        if store_readiness.changed().await.is_err() {
-            // The store is closed: nothing changes any more.
-            return future::pending().await;
-        }
+/// Callers should come once etcd was reached, and while the store takes changes.
+async fn tell(readiness: Readiness, health: &Health) {
+    let Readiness {
+        is_store_ready,
+        is_etcd_reached,
+        ..
+    } = readiness;
+    if readiness.is_ready() {
+        info!("ready");
+    } else {
+        info!(is_store_ready, is_etcd_reached, "not ready");
     }
+    health.set_serving(readiness.is_ready()).await;
+}
+
+fn certificates(tls: Option<&watch::Receiver<TlsStatus>>) -> Vec<Certificate> {
+    let server = tls.map(|status| {
+        let status = status.borrow();
+        Certificate {
+            flag: "--tls-cert-file",
+            not_after: status.not_after,
+            problem: status.problem.clone(),
+        }
+    });
+    server.into_iter().collect()
+}
+
+/// Never returns.
+async fn serve_admin(port: Option<AdminPort>, sources: admin::Sources) {
+    if let Some(port) = port {
+        info!(address = %port.address(), "serving operators");
+        port.serve(sources).await;
+    }
+    future::pending().await
 }
 
 fn server_ended(ended: Result<(), tonic::transport::Error>) -> RunError {

@@ -17,7 +17,7 @@ use self::serve::ServeFlags;
 pub use self::{
     serve::EtcdFlags,
     transport::{ConnectionLimits, TlsFiles},
-    values::{Listen, LogFormat, OnCorruptStore},
+    values::{AdminListen, Listen, LogFormat, OnCorruptStore, parse_log_filter},
 };
 use crate::{
     cli,
@@ -44,6 +44,8 @@ pub struct Config {
     pub client_id_from_cert: bool,
     /// `--max-connections`, `--max-connections-per-peer`.
     pub connections: ConnectionLimits,
+    /// `--admin-listen`.
+    pub admin_listen: AdminListen,
     /// `--data-dir`.
     pub data_dir: PathBuf,
     /// How etcd is reached.

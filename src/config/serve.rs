@@ -7,7 +7,7 @@ use clap::{ArgMatches, Args, parser::ValueSource};
 use super::{
     Config, refuse,
     transport::TransportFlags,
-    values::{self, IdleProofFlag, Listen, LogFormat, OnCorruptStore},
+    values::{self, AdminListen, IdleProofFlag, Listen, LogFormat, OnCorruptStore},
 };
 use crate::resume::{IdleProof, KeyRange, Settings};
 
@@ -25,6 +25,15 @@ pub(super) struct ServeFlags {
 
     #[command(flatten)]
     transport: TransportFlags,
+
+    /// Where probes, Prometheus and operators connect, or off; off loopback it serves reads only
+    #[arg(
+        long,
+        env = "WATCHMARK_ADMIN_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:7380"
+    )]
+    admin_listen: AdminListen,
 
     /// Where checkpoints are kept; one watchmark per directory
     #[arg(
@@ -218,6 +227,7 @@ impl ServeFlags {
             tls: transport.tls,
             client_id_from_cert: transport.client_id_from_cert,
             connections: transport.connections,
+            admin_listen: self.admin_listen,
             data_dir: self.data_dir,
             etcd: self.etcd,
             default_range: self.default_prefix.map(prefix),

@@ -1,9 +1,12 @@
 //! What a flag's value may be, and how it is written.
 
-use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    borrow::Cow, fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr,
+    time::Duration,
+};
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// Where applications connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -12,6 +15,16 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// The path of a socket.
     Unix(PathBuf),
+}
+
+/// Where operators and probes connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AdminListen {
+    /// Nowhere.
+    Off,
+    /// An address, which need not be a loopback one: only reads are served
+    /// to others.
+    Tcp(SocketAddr),
 }
 
 /// How log lines look.
@@ -79,11 +92,50 @@ pub(super) fn size(text: &str) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| "write a whole number above zero, like 8MiB".to_owned())
 }
 
-/// What tracing understands.
+/// As [`parse_log_filter`], for a flag.
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
-    match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(error.to_string()),
+    parse_log_filter(text).map(|_| text.to_owned())
+}
+
+/// What to log: a level, or directives of tracing's.
+///
+/// # Errors
+/// What is wrong with it. A name alone is refused, which tracing would take
+/// for a target of which everything is logged, and nothing of all others.
+pub fn parse_log_filter(text: &str) -> Result<EnvFilter, String> {
+    for directive in text.split(',').map(str::trim) {
+        let is_level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
+        if !is_level && !directive.contains(['=', '[']) {
+            return Err(format!(
+                "{directive:?} is no level; write one of error, warn, info, debug, trace, off, \
+                 or directives like watchmark=debug,h2=warn"
+            ));
+        }
+    }
+    EnvFilter::builder()
+        .parse(text)
+        .map_err(|error| error.to_string())
+}
+
+impl FromStr for AdminListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let address = numeric(text).parse();
+        address
+            .map(Self::Tcp)
+            .map_err(|_| "write an address and port like 127.0.0.1:7380, or off".to_owned())
+    }
+}
+
+/// `localhost` is known without asking anybody.
+fn numeric(text: &str) -> Cow<'_, str> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}").into(),
+        None => text.into(),
     }
 }
 
@@ -108,10 +160,7 @@ impl FromStr for Listen {
                 Err("a socket needs an absolute path: unix:///path.sock".to_owned())
             };
         }
-        let numeric = text
-            .strip_prefix("localhost:")
-            .map(|port| format!("127.0.0.1:{port}"));
-        let address = numeric.as_deref().unwrap_or(text).parse();
+        let address = numeric(text).parse();
         address.map(Self::Tcp).map_err(|_| {
             "write an address and port like 127.0.0.1:7379, or unix:///path.sock".to_owned()
         })

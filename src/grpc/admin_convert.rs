@@ -4,11 +4,12 @@ use std::time::SystemTime;
 
 use prost_types::Timestamp;
 
-use super::{admin_service::Problem, convert};
+use super::convert;
 use crate::{
     proto::watchmark::v1::{self as pb},
     resume::{Activity, OnCompaction, Revision},
     session::{EndpointStatus, EtcdStatus, Overview, SessionOverview, Sought, Standing, Standings},
+    survey::Problem,
 };
 
 /// `overview`, with what etcd says of its checkpoint; as of `now`.
@@ -85,11 +86,11 @@ pub(super) fn etcd(status: EtcdStatus) -> pb::Etcd {
     }
 }
 
-pub(super) fn problem(problem: Problem) -> pb::Problem {
+pub(super) fn problem(problem: &Problem) -> pb::Problem {
     pb::Problem {
-        reason: problem.reason.to_owned(),
-        message: problem.message,
-        since: Some(problem.since.into()),
+        reason: problem.reason.as_str().to_owned(),
+        message: problem.message.clone(),
+        since: problem.since.map(Timestamp::from),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     },
     resume::{ClientId, Revision, SeekTo},
     session::{Overview, Registry},
+    survey::Surveyor,
 };
 
 /// What a page holds when nothing is said, and at most.
@@ -28,28 +29,14 @@ const PAGE_SIZE_MAX: usize = 1000;
 /// Before the last client_id of a page, in the token of the next.
 const TOKEN_PREFIX: &str = "after:";
 
-/// Something that a person should look at.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Problem {
-    /// For programs: `ETCD_UNREACHABLE` and the like.
-    pub reason: &'static str,
-    /// What happened, and what to do. No secrets.
-    pub message: String,
-    /// When it began.
-    pub since: SystemTime,
-}
-
-/// What is wrong at this moment. Asked for every `GetStatus`: must not wait.
-type Problems = Arc<dyn Fn() -> Vec<Problem> + Send + Sync>;
-
 /// What operators are served.
 #[derive(Clone)]
 pub struct Operators {
     /// `AdminService` is on every port, for local callers. Not where a
     /// client_id is tied to a certificate: it would show and move them all.
     pub on_every_port: bool,
-    /// What is wrong at the moment of the call.
-    pub problems: Arc<dyn Fn() -> Vec<Problem> + Send + Sync>,
+    /// How the process is doing; `None`: nothing is wrong.
+    pub surveyor: Option<Arc<Surveyor>>,
 }
 
 impl Default for Operators {
@@ -57,7 +44,7 @@ impl Default for Operators {
     fn default() -> Self {
         Self {
             on_every_port: true,
-            problems: Arc::new(Vec::new),
+            surveyor: None,
         }
     }
 }
@@ -66,7 +53,7 @@ impl Default for Operators {
 #[derive(Clone)]
 pub(super) struct Admin {
     registry: Arc<Registry>,
-    problems: Problems,
+    surveyor: Option<Arc<Surveyor>>,
     /// Also to look, a caller must be local.
     is_for_local_callers: bool,
 }
@@ -147,13 +134,17 @@ impl AdminService for Admin {
     ) -> Result<Response<GetStatusResponse>, Status> {
         self.check_reader(&request)?;
         let (subscriptions, subscriptions_max) = self.registry.subscription_count();
-        let problems = (self.problems)();
+        let survey = match &self.surveyor {
+            Some(surveyor) => Some(surveyor.survey().await),
+            None => None,
+        };
+        let problems = survey.iter().flat_map(|survey| &survey.problems);
         Ok(Response::new(GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_time: Some(self.registry.started_at().into()),
             etcd: Some(admin_convert::etcd(self.registry.etcd_status())),
             store_ready: self.registry.is_store_ready(),
-            problems: problems.into_iter().map(admin_convert::problem).collect(),
+            problems: problems.map(admin_convert::problem).collect(),
             subscriptions: u32::try_from(subscriptions).unwrap_or(u32::MAX),
             max_subscriptions: u32::try_from(subscriptions_max).unwrap_or(u32::MAX),
         }))
@@ -162,10 +153,10 @@ impl AdminService for Admin {
 
 impl Admin {
     /// For a port of operators.
-    pub(super) fn new(registry: Arc<Registry>, problems: Problems) -> Self {
+    pub(super) fn new(registry: Arc<Registry>, surveyor: Option<Arc<Surveyor>>) -> Self {
         Self {
             registry,
-            problems,
+            surveyor,
             is_for_local_callers: false,
         }
     }

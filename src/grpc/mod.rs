@@ -6,12 +6,14 @@
 //!   `resume` and `session`
 //! - `status`: THE table of what goes wrong and what a caller is told
 //! - `peer`: who calls; `owner`: whose client_id it is
-//! - `server`: the services of one port; `limits`: what it refuses before they see it
+//! - `server`: the services of one port; `limits`: what it refuses before they
+//!   see it; `calls`: counts what is called
 //!
 //! Only here is a `Status` made. Nothing that a peer sends panics.
 
 mod admin_convert;
 mod admin_service;
+mod calls;
 mod convert;
 mod edge;
 mod limits;
@@ -22,7 +24,7 @@ mod status;
 mod watch_service;
 
 pub use self::{
-    admin_service::{Operators, Problem},
+    admin_service::Operators,
     edge::EdgeRules,
     peer::{ConnectionLimit, Peer},
     server::{Api, Health},

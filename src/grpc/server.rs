@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use axum::Router;
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{
@@ -12,11 +13,13 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     admin_service::{Admin, Operators},
+    calls,
     edge::EdgeRules,
     limits::{HEADER_BYTES_MAX, Limited, REQUEST_BYTES_MAX},
     watch_service::Watches,
 };
 use crate::{
+    metrics::Calls,
     proto::{
         FILE_DESCRIPTOR_SET,
         watchmark::v1::{
@@ -47,11 +50,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The services that every port of ours has.
+/// The services of our ports.
 #[derive(Clone, Debug)]
 pub struct Api {
+    /// For applications.
     routes: Routes,
-    admin: Admin,
+    /// For operators: without `WatchService`.
+    admin: Routes,
+    calls: Calls,
 }
 
 /// What the gRPC health service says, of the whole server and of `WatchService`.
@@ -75,7 +81,7 @@ impl Api {
         let health = Health { reporter };
         health.set_serving(false).await;
         let has_admin = operators.on_every_port;
-        let admin = Admin::new(Arc::clone(&registry), operators.problems);
+        let admin = Admin::new(Arc::clone(&registry), operators.surveyor);
         let watches = Watches {
             registry,
             rules,
@@ -85,18 +91,13 @@ impl Api {
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             // The state machine keeps to 4 MiB, but for a single larger event.
             .max_encoding_message_size(usize::MAX);
+        let health_service = health_service.max_decoding_message_size(REQUEST_BYTES_MAX);
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let mut routes = Routes::new(watches);
-        if has_admin {
-            // Whoever may subscribe need not see what others watch.
-            routes = routes.add_service(service(admin.clone().for_local_callers()));
-        }
-        let routes = routes
-            .add_service(health_service.max_decoding_message_size(REQUEST_BYTES_MAX))
+        let common = Routes::new(health_service)
             .add_service(
                 reflection()
                     .build_v1()?
@@ -107,13 +108,30 @@ impl Api {
                     .build_v1alpha()?
                     .max_decoding_message_size(REQUEST_BYTES_MAX),
             );
-        Ok((Self { routes, admin }, health))
+        let mut routes = common.clone().add_service(watches);
+        if has_admin {
+            // Whoever may subscribe need not see what others watch.
+            routes = routes.add_service(service(admin.clone().for_local_callers()));
+        }
+        let api = Self {
+            routes,
+            admin: common.add_service(service(admin)),
+            calls: Calls::default(),
+        };
+        Ok((api, health))
     }
 
-    /// `AdminService`, for a port of operators: any caller may look; to change
+    /// Counts its calls in `calls`.
+    #[must_use]
+    pub fn counted(mut self, calls: Calls) -> Self {
+        self.calls = calls;
+        self
+    }
+
+    /// What a port of operators serves: any caller may look; to change
     /// anything, its [`Peer`](super::Peer) (a request extension) must be local.
-    pub fn admin_routes(&self) -> Routes {
-        Routes::new(service(self.admin.clone()))
+    pub fn admin_router(&self) -> Router {
+        calls::counted(self.admin.clone().into_axum_router(), self.calls.clone())
     }
 
     /// Serves `connections` until `shutdown` resolves, then lets the calls
@@ -130,6 +148,7 @@ impl Api {
         C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
         E: Into<tonic::codegen::StdError>,
     {
+        let router = calls::counted(self.routes.into_axum_router(), self.calls);
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -138,7 +157,7 @@ impl Api {
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .http2_max_header_list_size(HEADER_BYTES_READ_MAX)
             .layer(tower::layer::layer_fn(Limited::new))
-            .add_routes(self.routes)
+            .add_routes(Routes::from(router))
             .serve_with_incoming_shutdown(connections, shutdown)
             .await
     }

@@ -24,10 +24,12 @@ use self::account::Account;
 use super::{
     Overview,
     message::Message,
+    observe::{Observer, Position},
     outbox::{Outbox, Signal},
     registry::Place,
 };
 use crate::{
+    metrics,
     proto::watchmark::v1::{Event, KeyValue},
     resume::{
         AckId, AckRefusal, Attempt, Input, OperationId, OperationRefusal, ProbeSample, Record,
@@ -60,6 +62,7 @@ pub(super) struct Surroundings {
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) store: Arc<dyn CheckpointStore>,
     pub(super) settings: Settings,
+    pub(super) metrics: metrics::Sessions,
     /// Where every `Time` of this process counts from.
     pub(super) origin: Instant,
 }
@@ -105,6 +108,7 @@ pub(super) struct Driver {
     place: Place,
     surroundings: Arc<Surroundings>,
     machine: Subscription<Event, KeyValue>,
+    observer: Observer,
     /// One stream; two only while a newcomer is being decided about, newest last.
     streams: Vec<Newcomer>,
     /// The last stream acknowledges by itself what the transport takes.
@@ -156,6 +160,7 @@ impl Driver {
         Self {
             account: Account::new(record.as_ref(), surroundings.origin.elapsed()),
             machine: Subscription::new(record, surroundings.settings.clone(), seed),
+            observer: Observer::new(surroundings.metrics.clone()),
             streams: Vec::new(),
             acks_itself: false,
             attempt: None,
@@ -252,8 +257,11 @@ impl Driver {
         let now = self.now();
         match happened {
             Happened::Written(written) => {
+                let before = Position::of(self.machine.record());
                 self.machine.handle(Input::Persisted(written), now);
-                self.account.stored(self.machine.record(), now);
+                let record = self.machine.record();
+                self.observer.persisted(before, Position::of(record));
+                self.account.stored(record, now);
             }
             Happened::Draining => {
                 self.is_draining = true;
@@ -269,6 +277,7 @@ impl Driver {
                     Signal::Closed => {
                         debug!(session_id = session.0, "subscriber went away");
                         self.streams.retain(|stream| stream.session != session);
+                        self.observer.session_closed();
                         Input::SessionClosed(session)
                     }
                 };
@@ -282,6 +291,7 @@ impl Driver {
             Happened::EtcdSaid(attempt, said) => {
                 let said = said.unwrap_or(Said::Lost);
                 self.note(&said);
+                self.observer.etcd_said(&said);
                 self.machine.handle(Input::Upstream(attempt, said), now);
             }
         }
@@ -293,6 +303,7 @@ impl Driver {
                 let session = newcomer.session;
                 let request = newcomer.request.clone();
                 self.note_handed(now);
+                self.observer.session_begun();
                 self.streams.push(newcomer);
                 Input::Subscribe { session, request }
             }

@@ -13,12 +13,16 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use futures_util::Stream;
 use tokio::sync::Notify;
 
-use crate::resume::{EndReason, OutboxRoom, Revision};
+use crate::{
+    metrics::Seconds,
+    resume::{EndReason, OutboxRoom, Revision},
+};
 
 /// With this much queued there is no room: 256 KiB, some ten round trips of a
 /// loopback transport that takes 32 KiB at a time.
@@ -46,6 +50,19 @@ pub enum Signal {
 
 /// A new queue. Only with `reports_handed` is the driver told what was taken.
 pub fn outbox<M>(reports_handed: bool) -> (Outbox<M>, Receiver<M>) {
+    new(reports_handed, None)
+}
+
+/// As [`outbox`]; `delivery` is how long timed messages were on their way when
+/// the transport took them.
+pub(super) fn measured_outbox<M>(
+    reports_handed: bool,
+    delivery: Seconds,
+) -> (Outbox<M>, Receiver<M>) {
+    new(reports_handed, Some(delivery))
+}
+
+fn new<M>(reports_handed: bool, delivery: Option<Seconds>) -> (Outbox<M>, Receiver<M>) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             queue: VecDeque::new(),
@@ -57,6 +74,7 @@ pub fn outbox<M>(reports_handed: bool) -> (Outbox<M>, Receiver<M>) {
         }),
         to_driver: Notify::new(),
         reports_handed,
+        delivery,
     });
     let outbox = Outbox {
         shared: Arc::clone(&shared),
@@ -86,6 +104,7 @@ struct Shared<M> {
     state: Mutex<State<M>>,
     to_driver: Notify,
     reports_handed: bool,
+    delivery: Option<Seconds>,
 }
 
 #[derive(Debug)]
@@ -104,6 +123,8 @@ struct Queued<M> {
     message: M,
     size_bytes: usize,
     acknowledgeable: Option<Revision>,
+    /// Since when it is on its way, if that is to be measured.
+    since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -122,6 +143,17 @@ impl<M> Outbox<M> {
         size_bytes: usize,
         acknowledgeable: Option<Revision>,
     ) -> OutboxRoom {
+        self.put_timed(message, size_bytes, acknowledgeable, None)
+    }
+
+    /// As [`put`](Self::put), of a message that is on its way `since` then.
+    pub(super) fn put_timed(
+        &mut self,
+        message: M,
+        size_bytes: usize,
+        acknowledgeable: Option<Revision>,
+        since: Option<Instant>,
+    ) -> OutboxRoom {
         let mut state = self.shared.lock();
         if state.ended.is_none() && !state.is_receiver_gone {
             state.queued_bytes += size_bytes;
@@ -129,6 +161,7 @@ impl<M> Outbox<M> {
                 message,
                 size_bytes,
                 acknowledgeable,
+                since,
             });
         }
         self.reported = state.room();
@@ -214,6 +247,9 @@ impl<M> Stream for Receiver<M> {
         drop(state);
         if is_news {
             self.shared.to_driver.notify_one();
+        }
+        if let (Some(delivery), Some(since)) = (&self.shared.delivery, queued.since) {
+            delivery.observe(since.elapsed());
         }
         Poll::Ready(Some(Ok(queued.message)))
     }

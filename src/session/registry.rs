@@ -32,9 +32,11 @@ use tracing::{Instrument, error, info_span};
 use super::{
     Message, Overview, Rendering,
     driver::{Driver, Mail, Newcomer, OperationAnswer, Surroundings},
-    outbox::{Receiver, outbox},
+    observe,
+    outbox::{Receiver, measured_outbox},
 };
 use crate::{
+    metrics,
     resume::{AckRefusal, ClientId, Revision, Selection, SessionId, SessionRequest, Settings},
     store::{CheckpointStore, StoreError},
     upstream::Upstream,
@@ -139,11 +141,22 @@ impl Registry {
         store: Arc<dyn CheckpointStore>,
         settings: RegistrySettings,
     ) -> Self {
+        Self::measured(upstream, store, settings, metrics::Sessions::default())
+    }
+
+    /// As [`new`](Self::new); `metrics` is what is counted.
+    pub fn measured(
+        upstream: Arc<dyn Upstream>,
+        store: Arc<dyn CheckpointStore>,
+        settings: RegistrySettings,
+        metrics: metrics::Sessions,
+    ) -> Self {
         Self {
             surroundings: Arc::new(Surroundings {
                 upstream,
                 store,
                 settings: settings.resume,
+                metrics,
                 origin: settings.origin,
             }),
             subscriptions_max: settings.subscriptions_max,
@@ -168,7 +181,8 @@ impl Registry {
         peer: String,
     ) -> Result<Subscribed, SubscribeError> {
         let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
-        let (outbox, messages) = outbox(request.auto_ack);
+        let delivery = self.surroundings.metrics.delivery.clone();
+        let (outbox, messages) = measured_outbox(request.auto_ack, delivery);
         let mail = Mail::Subscribe(Newcomer {
             session,
             request,
@@ -199,6 +213,17 @@ impl Registry {
     /// # Errors
     /// See [`AckError`].
     pub async fn ack(
+        &self,
+        client_id: &ClientId,
+        session: Option<SessionId>,
+        revision: Revision,
+    ) -> Result<Revision, AckError> {
+        let answer = self.answer(client_id, session, revision).await;
+        observe::ack_answered(&self.surroundings.metrics, &answer);
+        answer
+    }
+
+    async fn answer(
         &self,
         client_id: &ClientId,
         session: Option<SessionId>,

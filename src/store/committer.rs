@@ -8,10 +8,10 @@
 use std::{
     mem,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{oneshot, watch};
@@ -25,6 +25,7 @@ use super::{
     sled::Tree,
     witness::Witness,
 };
+use crate::metrics;
 
 /// Changes that may wait: several of each of the 1,000 subscriptions that are
 /// the default limit. A committer this far behind is not going to catch up.
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     /// Exactly what is durable. Locked for moments only, by nobody who waits.
     contents: RwLock<Contents>,
     ready: watch::Sender<bool>,
+    /// Why not, and since when.
+    trouble: Mutex<Option<(StoreError, SystemTime)>>,
 }
 
 impl Shared {
@@ -66,6 +69,17 @@ impl Shared {
 
     pub(super) fn readiness(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
+    }
+
+    pub(super) fn trouble(&self) -> Option<(StoreError, SystemTime)> {
+        let trouble = self.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, error: Option<StoreError>) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = trouble.as_ref().map_or_else(SystemTime::now, |it| it.1);
+        *trouble = error.map(|error| (error, since));
     }
 }
 
@@ -87,6 +101,7 @@ pub(super) struct Committer {
     sync: Arc<dyn DiskSync>,
     jobs: Receiver<Job>,
     shared: Arc<Shared>,
+    metrics: metrics::Store,
     state: State,
 }
 
@@ -96,16 +111,19 @@ impl Committer {
         sync: Arc<dyn DiskSync>,
         jobs: Receiver<Job>,
         store: OpenStore,
+        metrics: metrics::Store,
     ) -> (Self, Arc<Shared>) {
         let shared = Arc::new(Shared {
             contents: RwLock::new(store.contents),
             ready: watch::Sender::new(true),
+            trouble: Mutex::default(),
         });
         let committer = Self {
             directory,
             sync,
             jobs,
             shared: Arc::clone(&shared),
+            metrics,
             state: State::Writing {
                 tree: store.tree,
                 witness: store.witness,
@@ -187,8 +205,11 @@ impl Committer {
         let State::Writing { tree, witness } = &mut self.state else {
             return Ok(());
         };
+        let began = Instant::now();
         tree.write(&group.rows)?;
-        witness.advance(group.commit, &*self.sync)
+        witness.advance(group.commit, &*self.sync)?;
+        self.metrics.flush.observe(began.elapsed());
+        Ok(())
     }
 
     /// Stops writing. Whatever is wrong with the disk, trying again is right.
@@ -202,6 +223,7 @@ impl Committer {
             path: self.directory.data_dir().display().to_string(),
             cause,
         };
+        self.shared.set_trouble(Some(error.clone()));
         self.shared.ready.send_replace(false);
         error!(%error, "checkpoint store takes no writes");
         let failed = State::Failed {
@@ -229,6 +251,7 @@ impl Committer {
                     tree: store.tree,
                     witness: store.witness,
                 };
+                self.shared.set_trouble(None);
                 self.shared.ready.send_replace(true);
                 info!("checkpoint store takes writes again");
             }
@@ -236,6 +259,7 @@ impl Committer {
                 let retry_after = (*retry_after * 2).min(REOPEN_AFTER_MAX);
                 let new = fault.into_error(self.directory.data_dir());
                 if new != *error {
+                    self.shared.set_trouble(Some(new.clone()));
                     error!(error = %new, "checkpoint store cannot be opened again");
                 }
                 self.state = State::Failed {

@@ -21,7 +21,10 @@ use super::{
     opening, record,
     rows::{Change, Contents},
 };
-use crate::resume::{ClientId, Record};
+use crate::{
+    metrics,
+    resume::{ClientId, Record},
+};
 
 /// What to do with a store that is damaged or older than what was answered.
 /// Never applied to one that is locked, unreadable or of a newer format.
@@ -54,7 +57,20 @@ impl DiskStore {
     /// Every [`StoreError`] but `Refused`; `Unavailable` when the disk is too
     /// full even to open it. Nothing was overwritten.
     pub fn open(data_dir: &Path, on_corrupt: OnCorruptStore) -> Result<Self, StoreError> {
-        Self::open_with_sync(data_dir, on_corrupt, Arc::new(FdataSync))
+        Self::open_measured(data_dir, on_corrupt, metrics::Store::default())
+    }
+
+    /// As [`DiskStore::open`]; `metrics` is what is counted.
+    ///
+    /// # Errors
+    /// As [`DiskStore::open`].
+    pub fn open_measured(
+        data_dir: &Path,
+        on_corrupt: OnCorruptStore,
+        metrics: metrics::Store,
+    ) -> Result<Self, StoreError> {
+        Self::start(data_dir, on_corrupt, Arc::new(FdataSync), metrics)
+            .map_err(|fault| fault.into_error(data_dir))
     }
 
     /// As [`DiskStore::open`], with another idea of what makes a file durable. For tests.
@@ -66,13 +82,15 @@ impl DiskStore {
         on_corrupt: OnCorruptStore,
         sync: Arc<dyn DiskSync>,
     ) -> Result<Self, StoreError> {
-        Self::start(data_dir, on_corrupt, sync).map_err(|fault| fault.into_error(data_dir))
+        Self::start(data_dir, on_corrupt, sync, metrics::Store::default())
+            .map_err(|fault| fault.into_error(data_dir))
     }
 
     fn start(
         data_dir: &Path,
         on_corrupt: OnCorruptStore,
         sync: Arc<dyn DiskSync>,
+        metrics: metrics::Store,
     ) -> Result<Self, Fault> {
         let directory = Directory::lock(data_dir)?;
         let (store, quarantined) = match on_corrupt {
@@ -80,7 +98,7 @@ impl DiskStore {
             OnCorruptStore::Quarantine => opening::open_or_quarantine(&directory, &sync)?,
         };
         let (jobs, queue) = sync_channel(QUEUED_CHANGES_MAX);
-        let (committer, shared) = Committer::new(directory, sync, queue, store);
+        let (committer, shared) = Committer::new(directory, sync, queue, store, metrics);
         let committer = thread::Builder::new()
             .name("store-committer".to_owned())
             .spawn(move || committer.run())
@@ -165,6 +183,15 @@ impl CheckpointStore for DiskStore {
 
     fn readiness(&self) -> watch::Receiver<bool> {
         self.shared.readiness()
+    }
+
+    fn trouble(&self) -> Option<(StoreError, SystemTime)> {
+        self.shared.trouble()
+    }
+
+    fn is_alive(&self) -> bool {
+        let committer = self.committer.as_ref();
+        committer.is_some_and(|committer| !committer.is_finished())
     }
 }
 

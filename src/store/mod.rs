@@ -37,7 +37,7 @@ pub use self::{
     record::InvalidRecord,
 };
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 
@@ -157,6 +157,16 @@ pub trait CheckpointStore: Send + Sync + 'static {
 
     /// Whether changes are being accepted; follows every change of that.
     fn readiness(&self) -> watch::Receiver<bool>;
+
+    /// Whether it may heal by itself. `false`: only a restart helps.
+    fn is_alive(&self) -> bool {
+        true
+    }
+
+    /// Why changes are not being accepted, and since when.
+    fn trouble(&self) -> Option<(StoreError, SystemTime)> {
+        None
+    }
 
     /// Whether changes are being accepted at this moment.
     fn is_ready(&self) -> bool {

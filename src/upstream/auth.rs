@@ -21,10 +21,12 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tracing::{debug, info, warn};
 
 use super::{
+    condition::REMIND_AFTER,
     config::{EtcdConfig, read_password},
     endpoints::{Endpoint, Endpoints},
     error::{Failure, Meaning, client_text},
     maintenance,
+    status::FailureKind,
 };
 
 /// etcd hashes the password and asks its quorum.
@@ -81,6 +83,8 @@ struct Failures {
     /// In a row.
     count: u32,
     last: Option<(Failure, Instant)>,
+    /// When it was in the log last.
+    warned_at: Option<Instant>,
 }
 
 impl Failures {
@@ -195,7 +199,16 @@ impl Auth {
                     .as_ref()
                     .map_or(0, |_| failures.count.saturating_add(1));
                 failures.last = Some((failure.clone(), Instant::now()));
-                warn!(%failure, pause_ms = failures.pause().as_millis(), "cannot authenticate to etcd");
+                let pause_ms = failures.pause().as_millis();
+                let is_news = failures
+                    .warned_at
+                    .is_none_or(|at| at.elapsed() >= REMIND_AFTER);
+                if is_news {
+                    failures.warned_at = Some(Instant::now());
+                    warn!(%failure, pause_ms, "cannot authenticate to etcd");
+                } else {
+                    debug!(%failure, pause_ms, "cannot authenticate to etcd");
+                }
                 Err(failure)
             }
         }
@@ -205,8 +218,8 @@ impl Auth {
         let file = credentials.password_file.clone();
         let password = spawn_blocking(move || read_password(&file))
             .await
-            .map_err(|error| Failure::lost(error.to_string()))?
-            .map_err(|error| Failure::lost(error.to_string()))?;
+            .map_err(|error| Failure::lost_as(FailureKind::Other, error.to_string()))?
+            .map_err(|error| Failure::lost_as(FailureKind::Unauthenticated, error.to_string()))?;
         let mut failure = Failure::lost("no endpoint");
         for endpoint in self.endpoints.for_unary() {
             match self.ask_at(&endpoint, credentials, &password).await {
@@ -246,8 +259,9 @@ impl Auth {
                 Ok(Err(error)) => error,
                 Err(_) => {
                     connection.retire();
-                    endpoint.failed();
-                    return Err(Failure::lost("authentication timed out"));
+                    let failure = Failure::lost("authentication timed out");
+                    endpoint.failed(&failure);
+                    return Err(failure);
                 }
             };
             let meaning = Meaning::of_client(&error);
@@ -264,13 +278,14 @@ impl Auth {
                     );
                     continue;
                 }
-                endpoint.failed();
             }
-            return Err(Failure::of(
-                meaning,
-                &client_text(&error),
-                Some(&credentials.user),
-            ));
+            let failure = Failure::of_client(&error, Some(&credentials.user));
+            if meaning == Meaning::Retryable {
+                endpoint.failed(&failure);
+            } else {
+                endpoint.note(&failure);
+            }
+            return Err(failure);
         }
     }
 

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{
     auth::{Auth, Token},
     connect::Connection,
-    error::{Failure, Meaning},
+    error::{Failure, Meaning, status_text},
 };
 use crate::{
     proto::etcdserverpb::{
@@ -66,7 +66,7 @@ where
             continue;
         }
         judge(connection, &status);
-        return Err(Failure::of(meaning, status.message(), auth.identity()));
+        return Err(Failure::of(meaning, &status_text(&status), auth.identity()));
     }
 }
 

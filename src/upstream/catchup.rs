@@ -7,7 +7,7 @@
 use std::{
     future::Future,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -61,6 +61,12 @@ impl NewestHeader {
     /// The newest header, however old.
     pub(super) fn get(&self) -> Option<Header> {
         self.reading().map(|(header, _)| header)
+    }
+
+    /// The newest header, however old, and when it was asked for.
+    pub(super) fn get_with_time(&self) -> Option<(Header, SystemTime)> {
+        let (header, at) = self.reading()?;
+        Some((header, SystemTime::now() - at.elapsed()))
     }
 
     fn recent(&self) -> Option<Header> {

@@ -14,6 +14,8 @@ use tonic::{
     transport::{Certificate, ClientTlsConfig, Identity},
 };
 
+use crate::metrics;
+
 /// How to reach and use etcd. Checked by [`Etcd::connect`](super::Etcd::connect).
 #[derive(Clone, Debug)]
 pub struct EtcdConfig {
@@ -39,6 +41,8 @@ pub struct EtcdConfig {
     pub max_catchups: usize,
     /// What `ProbeSample::asked_at` counts from.
     pub origin: Instant,
+    /// What is counted.
+    pub metrics: metrics::Etcd,
 }
 
 impl Default for EtcdConfig {
@@ -54,6 +58,7 @@ impl Default for EtcdConfig {
             probe_interval: Duration::from_secs(20),
             max_catchups: 8,
             origin: Instant::now(),
+            metrics: metrics::Etcd::default(),
         }
     }
 }

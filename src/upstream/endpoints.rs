@@ -9,16 +9,21 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tonic::codegen::http::Uri;
 
 use super::{
+    condition::{self, Condition},
     config::{EtcdConfig, EtcdConfigError},
     connect::{Connection, Dialer, Purpose, WatchSlot},
+    error::Failure,
+    maintenance::Member,
+    status::EndpointStatus,
 };
+use crate::resume::Revision;
 
 /// How long an endpoint is passed over after its first failure; it doubles.
 const PASSED_OVER_MIN: Duration = Duration::from_millis(500);
@@ -29,6 +34,7 @@ const PASSED_OVER_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Endpoints {
     all: Vec<Arc<Endpoint>>,
+    reached: Arc<watch::Sender<bool>>,
 }
 
 /// One endpoint.
@@ -36,8 +42,13 @@ pub(super) struct Endpoints {
 pub(super) struct Endpoint {
     /// As configured, for the log.
     pub(super) name: String,
+    /// Its place among those configured.
+    place: usize,
     dialer: Dialer,
     state: Mutex<State>,
+    condition: Mutex<Condition>,
+    /// Whether any endpoint ever was.
+    reached: Arc<watch::Sender<bool>>,
     /// The server does not know `RangeStream`.
     no_range_stream: AtomicBool,
 }
@@ -60,13 +71,18 @@ impl Endpoints {
     /// # Errors
     /// TLS files that cannot be read or used.
     pub(super) fn new(uris: Vec<Uri>, config: &Arc<EtcdConfig>) -> Result<Self, EtcdConfigError> {
+        let reached = Arc::new(watch::Sender::new(false));
         let mut all = uris
             .into_iter()
-            .map(|uri| {
+            .enumerate()
+            .map(|(place, uri)| {
                 Ok(Arc::new(Endpoint {
-                    name: uri.to_string(),
+                    name: uri.to_string().trim_end_matches('/').to_owned(),
+                    place,
                     dialer: Dialer::new(uri, Arc::clone(config))?,
                     state: Mutex::default(),
+                    condition: Mutex::default(),
+                    reached: Arc::clone(&reached),
                     no_range_stream: AtomicBool::new(false),
                 }))
             })
@@ -75,7 +91,31 @@ impl Endpoints {
         let seed = RandomState::new().hash_one(all.len());
         let count = u64::try_from(all.len()).unwrap_or(1).max(1);
         all.rotate_left(usize::try_from(seed % count).unwrap_or(0));
-        Ok(Self { all })
+        Ok(Self { all, reached })
+    }
+
+    /// Whether etcd ever answered, as that changes.
+    pub(super) fn reached(&self) -> watch::Receiver<bool> {
+        self.reached.subscribe()
+    }
+
+    /// Every endpoint as an operator sees it, in the order configured.
+    pub(super) fn statuses(&self) -> Vec<EndpointStatus> {
+        let mut all: Vec<&Arc<Endpoint>> = self.all.iter().collect();
+        all.sort_by_key(|endpoint| endpoint.place);
+        all.into_iter().map(|endpoint| endpoint.status()).collect()
+    }
+
+    /// The cluster_id and the newest revision that greetings were answered with.
+    pub(super) fn greetings(&self) -> (u64, Option<(Revision, SystemTime)>) {
+        let mut cluster_id = 0;
+        let mut newest = None;
+        for endpoint in &self.all {
+            let condition = endpoint.condition();
+            cluster_id = condition.member().map_or(cluster_id, |it| it.cluster_id);
+            newest = newest.max(condition.revision());
+        }
+        (cluster_id, newest)
     }
 
     pub(super) fn all(&self) -> &[Arc<Endpoint>] {
@@ -113,14 +153,50 @@ impl State {
 impl Endpoint {
     /// It answered.
     pub(super) fn succeeded(&self, member_id: Option<u64>) {
+        self.works();
         let mut state = self.state();
         state.failures = 0;
         state.passed_over_until = None;
         state.member_id = member_id.or(state.member_id);
     }
 
+    /// It did what it was asked: for operators, and for no choice.
+    pub(super) fn works(&self) {
+        self.condition().works(&self.name);
+        self.reached
+            .send_if_modified(|it| !std::mem::replace(it, true));
+    }
+
+    /// It answered a greeting; see [`works`](Self::works).
+    pub(super) fn greeted(&self, member: Member, revision: Option<Revision>) {
+        self.condition().greeted(&self.name, member, revision);
+        self.reached
+            .send_if_modified(|it| !std::mem::replace(it, true));
+    }
+
+    /// It did not do what it was asked: for operators, and for no choice.
+    pub(super) fn note(&self, failure: &Failure) {
+        if let Some((kind, message)) = condition::of(failure) {
+            self.condition().fails(&self.name, kind, message);
+        }
+    }
+
+    fn status(&self) -> EndpointStatus {
+        let condition = self.condition();
+        let member = condition.member();
+        let version = member.and_then(|member| member.version);
+        EndpointStatus {
+            url: self.name.clone(),
+            version: version.map(|version| version.to_string()),
+            member_id: member.map_or(0, |member| member.member_id),
+            can_ask_progress: version.is_some_and(|it| it.answers_progress_soundly()),
+            failure: condition.failure().cloned(),
+        }
+    }
+
     /// It did not answer as it should. What fails together counts once.
-    pub(super) fn failed(&self) {
+    pub(super) fn failed(&self, failure: &Failure) {
+        self.note(failure);
         let mut state = self.state();
         if state.passed_over().is_some() {
             return;
@@ -193,6 +269,12 @@ impl Endpoint {
         self.no_range_stream.store(true, Ordering::Relaxed);
     }
 
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -235,6 +317,10 @@ mod tests {
         Endpoints::new(uris, &Arc::new(EtcdConfig::default())).unwrap()
     }
 
+    fn lost() -> Failure {
+        Failure::lost("gone")
+    }
+
     fn names(choice: &[Arc<Endpoint>]) -> Vec<&str> {
         choice.iter().map(|e| e.name.as_str()).collect()
     }
@@ -243,7 +329,7 @@ mod tests {
     async fn a_failed_endpoint_comes_last_until_its_time_is_over() {
         let endpoints = endpoints(3);
         let first = Arc::clone(&endpoints.for_unary()[0]);
-        first.failed();
+        first.failed(&lost());
         assert_eq!(endpoints.for_unary()[2].name, first.name);
         tokio::time::advance(PASSED_OVER_MIN).await;
         assert_eq!(endpoints.for_unary()[0].name, first.name);
@@ -253,10 +339,10 @@ mod tests {
     async fn when_all_failed_the_one_that_is_due_first_comes_first() {
         let endpoints = endpoints(2);
         let [a, b] = [&endpoints.all()[0], &endpoints.all()[1]];
-        a.failed();
+        a.failed(&lost());
         tokio::time::advance(PASSED_OVER_MIN).await;
-        a.failed();
-        b.failed();
+        a.failed(&lost());
+        b.failed(&lost());
         assert_eq!(names(&endpoints.for_unary()), [&b.name, &a.name]);
     }
 
@@ -264,7 +350,7 @@ mod tests {
     async fn the_watches_of_one_broken_connection_count_as_one_failure() {
         let endpoints = endpoints(2);
         let first = Arc::clone(&endpoints.for_unary()[0]);
-        (0..100).for_each(|_| first.failed());
+        (0..100).for_each(|_| first.failed(&lost()));
         tokio::time::advance(PASSED_OVER_MIN).await;
         assert_eq!(endpoints.for_unary()[0].name, first.name);
     }

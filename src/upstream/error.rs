@@ -7,7 +7,7 @@
 use tonic::{Code, Status};
 use tracing::warn;
 
-use super::{UpstreamItem, convert::Malformed};
+use super::{UpstreamItem, convert::Malformed, status::FailureKind};
 use crate::resume::{Refusal, RefusalKind};
 
 /// What one answer of etcd means for the call that it answers.
@@ -118,9 +118,42 @@ impl Meaning {
 /// What etcd-client says of an answer, without its metadata.
 pub(super) fn client_text(error: &etcd_client::Error) -> String {
     match error {
-        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
+        etcd_client::Error::GRpcStatus(status) => status_text(status),
         other => other.to_string(),
     }
+}
+
+/// What a status says, with its causes where it was made on this side.
+pub(super) fn status_text(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let told = error.to_string();
+        if !text.contains(&told) {
+            text = format!("{text}: {told}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Texts that tell what kind of failure it is that may pass: of TLS, of etcd.
+const KINDS: [(&str, FailureKind); 9] = [
+    ("certificate", FailureKind::Tls),
+    ("Certificate", FailureKind::Tls),
+    ("received corrupt message", FailureKind::Tls),
+    ("fatal alert", FailureKind::Tls),
+    ("tls handshake", FailureKind::Tls),
+    ("TLS", FailureKind::Tls),
+    ("no leader", FailureKind::NoLeader),
+    // Of tonic, hyper and the operating system.
+    ("transport error", FailureKind::Unreachable),
+    ("connect", FailureKind::Unreachable),
+];
+
+fn kind_of(text: &str) -> FailureKind {
+    let known = KINDS.iter().find(|(known, _)| text.contains(known));
+    known.map_or(FailureKind::Other, |&(_, kind)| kind)
 }
 
 /// Why a call did not do what it should. `Refused`: give up, a person must
@@ -145,15 +178,28 @@ pub(super) enum Failure {
     /// It may work later, or elsewhere.
     #[error("{why}")]
     Lost {
+        /// For operators.
+        kind: FailureKind,
         /// For the log.
         why: String,
     },
 }
 
 impl Failure {
-    /// May work later, or elsewhere.
+    /// Nobody answers; may work later, or elsewhere.
     pub(super) fn lost(why: impl Into<String>) -> Self {
-        Self::Lost { why: why.into() }
+        Self::lost_as(FailureKind::Unreachable, why)
+    }
+
+    /// May work later, or elsewhere.
+    pub(super) fn lost_as(kind: FailureKind, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self::Lost { kind, why }
+    }
+
+    /// The verdict on what etcd-client says, that no newer token will change.
+    pub(super) fn of_client(error: &etcd_client::Error, identity: Option<&str>) -> Self {
+        Self::of(Meaning::of_client(error), &client_text(error), identity)
     }
 
     /// The verdict on an answer that no newer token will change.
@@ -184,7 +230,7 @@ impl Failure {
             | Meaning::TokenRejected
             | Meaning::TokenOutdated
             | Meaning::AuthenticationOff
-            | Meaning::Retryable => Self::lost(text),
+            | Meaning::Retryable => Self::lost_as(kind_of(text), text),
         }
     }
 }
@@ -192,7 +238,7 @@ impl Failure {
 impl From<Malformed> for Failure {
     fn from(malformed: Malformed) -> Self {
         warn!(%malformed, "etcd broke its protocol");
-        Self::lost(malformed.to_string())
+        Self::lost_as(FailureKind::Other, malformed.to_string())
     }
 }
 

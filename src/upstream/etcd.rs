@@ -6,11 +6,10 @@ use std::{
     collections::BTreeSet,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_stream::stream;
-use futures_util::future::join_all;
 use tokio::{
     sync::watch as latest,
     task::AbortHandle,
@@ -23,16 +22,19 @@ use super::{
     auth::Auth,
     call::{READ_TIMEOUT, SINGLE_KEY_BYTES_MAX, range, single_key},
     catchup::{CatchUps, NewestHeader},
+    condition::Denials,
     config::{EtcdConfig, EtcdConfigError},
     connect::{Connection, ServerVersion},
     convert,
     endpoints::{Endpoint, Endpoints},
-    error::{Failure, client_text},
-    guard,
+    error::Failure,
+    greet, guard,
     live::LiveRanges,
-    maintenance, probe, snapshot, watch,
+    maintenance, probe, snapshot,
+    status::EtcdStatus,
+    watch,
 };
-use crate::resume::{Guard, Header, KeyRange, ProbeSample};
+use crate::resume::{Guard, Header, KeyRange, ProbeSample, Revision};
 
 /// `Status` reads no keys.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,6 +55,7 @@ pub(super) struct Shared {
     pub(super) newest: NewestHeader,
     pub(super) catch_ups: CatchUps,
     pub(super) live: Arc<LiveRanges>,
+    pub(super) denials: Denials,
     pub(super) samples: latest::Sender<Vec<ProbeSample>>,
     /// What is in the log: members with their version, and versions (`None`)
     /// with their defects.
@@ -75,13 +78,15 @@ impl Etcd {
             newest: NewestHeader::default(),
             catch_ups: CatchUps::new(config.max_catchups),
             live: Arc::default(),
+            denials: Denials::default(),
             samples: latest::Sender::default(),
             announced: Mutex::default(),
             config,
         });
         let background = Arc::clone(&shared);
         let probe = tokio::spawn(async move {
-            tokio::join!(background.greet(), probe::run(Arc::clone(&background)));
+            let greetings = greet::run(Arc::clone(&background));
+            tokio::join!(greetings, probe::run(background));
         })
         .abort_handle();
         Ok(Self { shared, probe })
@@ -138,6 +143,31 @@ impl Upstream for Etcd {
     fn probe(&self) -> latest::Receiver<Vec<ProbeSample>> {
         self.shared.samples.subscribe()
     }
+
+    fn status(&self) -> EtcdStatus {
+        let endpoints = &self.shared.endpoints;
+        let denied = self.shared.denials.failure();
+        let mut statuses = endpoints.statuses();
+        for endpoint in &mut statuses {
+            endpoint.failure = endpoint.failure.take().or_else(|| denied.clone());
+        }
+        let (greeted_id, greeted) = endpoints.greetings();
+        let newest = self.shared.newest.get_with_time();
+        let revision = newest.map(|(header, at)| (header.revision, at));
+        let by_time = |it: &Option<(Revision, SystemTime)>| it.map(|(_, at)| at);
+        EtcdStatus {
+            endpoints: statuses,
+            cluster_id: newest.map_or(greeted_id, |(header, _)| header.cluster_id),
+            revision: [revision, greeted]
+                .into_iter()
+                .max_by_key(by_time)
+                .flatten(),
+        }
+    }
+
+    fn reached(&self) -> latest::Receiver<bool> {
+        self.shared.endpoints.reached()
+    }
 }
 
 /// Reads etcd's newest revision linearizably, by the first key of `read`.
@@ -180,27 +210,21 @@ impl Shared {
                 outcome = call(Arc::clone(&endpoint), connection).await;
             }
             match outcome {
-                Err(Failure::Lost { why }) => {
-                    endpoint.failed();
-                    debug!(endpoint = %endpoint.name, why, "no answer from etcd");
-                    last = Failure::Lost { why };
+                Err(failure @ Failure::Lost { .. }) => {
+                    endpoint.failed(&failure);
+                    debug!(endpoint = %endpoint.name, %failure, "no answer from etcd");
+                    last = failure;
                 }
                 other => {
                     endpoint.succeeded(None);
+                    if let Err(failure) = &other {
+                        endpoint.note(failure);
+                    }
                     return other;
                 }
             }
         }
         Err(last)
-    }
-
-    /// Finds out who is there, for the log; whoever is not is met later.
-    async fn greet(&self) {
-        join_all(self.endpoints.all().iter().map(async |endpoint| {
-            let (connection, _) = endpoint.unary();
-            self.server_version(&connection, &endpoint.name).await;
-        }))
-        .await;
     }
 
     /// Who serves a connection and in which version; asked once a connection,
@@ -215,7 +239,7 @@ impl Shared {
             let asked = maintenance::server_version(connection, &token);
             match timeout(STATUS_TIMEOUT, asked).await {
                 Ok(Ok(version)) => Ok(version),
-                Ok(Err(error)) => Err(Failure::lost(client_text(&error))),
+                Ok(Err(error)) => Err(Failure::of_client(&error, self.auth.identity())),
                 Err(_) => Err(Failure::lost("no answer in time")),
             }
         };
@@ -225,13 +249,14 @@ impl Shared {
                 Some(*server)
             }
             Err(failure) => {
-                warn!(endpoint, %failure, "etcd does not tell its version: not asking it for progress");
+                // The log has it from the next greeting.
+                debug!(endpoint, %failure, "etcd does not tell its version: not asking it for progress");
                 None
             }
         }
     }
 
-    fn announce(&self, server: ServerVersion, endpoint: &str) {
+    pub(super) fn announce(&self, server: ServerVersion, endpoint: &str) {
         let version = server
             .version
             .map_or_else(|| "unknown".to_owned(), |version| version.to_string());

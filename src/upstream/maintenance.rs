@@ -14,6 +14,28 @@ use super::{
     connect::{Connection, ServerVersion},
     version::Version,
 };
+use crate::resume::Revision;
+
+/// What a server says of itself.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Member {
+    pub(super) cluster_id: u64,
+    pub(super) member_id: u64,
+    /// `None`: unreadable.
+    pub(super) version: Option<Version>,
+    /// Its own, which may lag.
+    pub(super) revision: Option<Revision>,
+    pub(super) has_leader: bool,
+}
+
+impl From<Member> for ServerVersion {
+    fn from(member: Member) -> Self {
+        Self {
+            member_id: member.member_id,
+            version: member.version,
+        }
+    }
+}
 
 /// A new token.
 pub(super) async fn authenticate(
@@ -33,13 +55,20 @@ pub(super) async fn server_version(
     connection: &Connection,
     token: &Token,
 ) -> Result<ServerVersion, Error> {
+    Ok(member(connection, token).await?.into())
+}
+
+/// Who answers on this connection, and how it is.
+pub(super) async fn member(connection: &Connection, token: &Token) -> Result<Member, Error> {
     let mut maintenance = client(connection, token).await?.maintenance_client();
     let answer = maintenance.status().await?;
-    Ok(ServerVersion {
-        member_id: answer
-            .header()
-            .map_or(0, etcd_client::ResponseHeader::member_id),
+    let header = answer.header();
+    Ok(Member {
+        cluster_id: header.map_or(0, etcd_client::ResponseHeader::cluster_id),
+        member_id: header.map_or(0, etcd_client::ResponseHeader::member_id),
         version: Version::parse(answer.version()),
+        revision: header.and_then(|header| Revision::new(header.revision())),
+        has_leader: answer.leader() != 0,
     })
 }
 

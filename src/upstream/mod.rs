@@ -9,7 +9,7 @@
 //! | `watch`, `guard`, `catchup` | a watch, its resume guard, its permit |
 //! | `snapshot`, `pages` | a range at one revision, in pages of bounded size |
 //! | `probe`, `live` | etcd's revision by member; the ranges being watched |
-//! | `status` | what an operator sees of all this |
+//! | `status`, `condition`, `greet` | what an operator sees of all this |
 //! | `version`, `error`, `convert` | what servers can do, and what they say |
 //! | `etcd` | all of it behind the trait |
 
@@ -26,12 +26,14 @@ use crate::{
 mod auth;
 mod call;
 mod catchup;
+mod condition;
 mod config;
 mod connect;
 mod convert;
 mod endpoints;
 mod error;
 mod etcd;
+mod greet;
 mod guard;
 mod live;
 mod maintenance;
@@ -113,8 +115,13 @@ pub trait Upstream: Send + Sync + 'static {
     /// The newest sample of every member that answered where a watch is served.
     fn probe(&self) -> latest::Receiver<Vec<ProbeSample>>;
 
-    /// What is known of etcd at this moment, without asking it.
+    /// What is known of etcd at this moment, for operators. Asks nobody.
     fn status(&self) -> EtcdStatus {
         EtcdStatus::default()
+    }
+
+    /// Whether etcd ever answered; never falls.
+    fn reached(&self) -> latest::Receiver<bool> {
+        latest::channel(true).1
     }
 }

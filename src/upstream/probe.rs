@@ -73,15 +73,20 @@ async fn probe(shared: &Shared, endpoint: &Endpoint, range: KeyRange) -> Option<
     let answer = check_permission(&shared.auth, &connection, PROBE_TIMEOUT, &range).await;
     match answer.and_then(|answer| sample(&answer, asked_at)) {
         Ok((sample, header)) => {
+            shared.config.metrics.probe.observe(now.elapsed());
             shared.newest.update(header, now);
+            shared.denials.allowed(&id(&range));
+            endpoint.works();
             Some(sample)
         }
         Err(Failure::Refused(refusal)) if refusal.kind == RefusalKind::PermissionDenied => {
+            shared.denials.denied(id(&range), &refusal);
             warn!(endpoint = %endpoint.name, "ending the watches of a range that may no longer be read");
             shared.live.refuse(&range, refusal);
             None
         }
         Err(failure) => {
+            endpoint.note(&failure);
             debug!(endpoint = %endpoint.name, %failure, "etcd's revision not sampled");
             None
         }

@@ -18,16 +18,17 @@ use super::{
     connect::WatchSlot,
     convert::{self, Malformed},
     endpoints::{CountedWatch, Endpoint},
-    error::{Failure, Meaning},
+    error::{Failure, Meaning, status_text},
     etcd::{Shared, read_head},
     guard,
-    live::LiveWatch,
+    live::{LiveWatch, id},
+    status::FailureKind,
 };
 use crate::{
     proto::etcdserverpb::{
         WatchProgressRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
     },
-    resume::{KeyRange, Revision, WatchOpened},
+    resume::{KeyRange, RefusalKind, Revision, WatchOpened},
 };
 
 /// Connecting and creating; etcd answers a creation at once.
@@ -117,11 +118,19 @@ async fn open(shared: &Shared, spec: &WatchSpec) -> Result<(WatchStream, WatchOp
         match open_at(shared, &endpoint, spec).await {
             Ok((stream, opened)) => {
                 endpoint.succeeded(Some(opened.member_id));
+                shared.denials.allowed(&id(&spec.selection.range));
                 return Ok((stream, opened));
             }
-            Err(refused @ Failure::Refused(_)) => return Err(refused),
+            Err(Failure::Refused(refusal)) => {
+                if refusal.kind == RefusalKind::PermissionDenied {
+                    shared.denials.denied(id(&spec.selection.range), &refusal);
+                }
+                let refused = Failure::Refused(refusal);
+                endpoint.note(&refused);
+                return Err(refused);
+            }
             Err(failure) => {
-                endpoint.failed();
+                endpoint.failed(&failure);
                 debug!(endpoint = %endpoint.name, %failure, "watch not opened");
                 last = failure;
             }
@@ -201,7 +210,7 @@ async fn create(shared: &Shared, slot: &WatchSlot, spec: &WatchSpec) -> Result<C
             }
             Ok(Err(status)) => {
                 judge(connection, &status);
-                (Meaning::of_status(&status), status.message().to_owned())
+                (Meaning::of_status(&status), status_text(&status))
             }
             Ok(Ok((_, None))) => {
                 return Err(Failure::lost(
@@ -298,20 +307,24 @@ fn read(event: Event, stream: &WatchStream, keys_only: bool) -> Said {
                 Ok(said) => said,
                 Err(malformed) => {
                     warn!(endpoint = %endpoint.name, %malformed, "closing a watch: etcd broke its protocol");
-                    endpoint.failed();
+                    endpoint.failed(&Failure::lost_as(FailureKind::Other, malformed.to_string()));
                     Said::Last(UpstreamItem::Lost)
                 }
             }
         }
         Event::Response(Ok(None)) => {
             debug!(endpoint = %endpoint.name, "watch ended by etcd");
-            endpoint.failed();
+            endpoint.failed(&Failure::lost("it ended a watch"));
             Said::Last(UpstreamItem::Lost)
         }
         Event::Response(Err(status)) => {
             judge(stream.slot.connection(), &status);
             debug!(endpoint = %endpoint.name, code = ?status.code(), reason = status.message(), "watch lost");
-            endpoint.failed();
+            endpoint.failed(&Failure::of(
+                Meaning::Retryable,
+                &status_text(&status),
+                None,
+            ));
             Said::Last(UpstreamItem::Lost)
         }
     }

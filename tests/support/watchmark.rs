@@ -15,6 +15,7 @@ use watchmark::proto::watchmark::v1::{
 use super::{etcd::Etcd, host::Host, process::Process, wait};
 
 const PORT: u16 = 7379;
+const ADMIN_PORT: u16 = 7380;
 
 /// One sidecar; its data outlives its restarts.
 #[derive(Debug)]
@@ -59,6 +60,7 @@ impl Watchmark {
         let mut args = vec![
             "serve".to_owned(),
             format!("--listen={}", host.address(PORT)),
+            format!("--admin-listen={}", host.address(ADMIN_PORT)),
             format!("--data-dir={}", dir.path().join("data").display()),
             format!("--etcd-endpoints={}", endpoints.join(",")),
             "--log=info,watchmark=debug".to_owned(),
@@ -169,6 +171,11 @@ impl Watchmark {
     /// Where it listens, as `ip:port`.
     pub(crate) fn address(&self) -> String {
         self.host.address(PORT)
+    }
+
+    /// Where operators connect, as `ip:port`.
+    pub(crate) fn admin_address(&self) -> String {
+        self.host.address(ADMIN_PORT)
     }
 
     /// Where it listens.

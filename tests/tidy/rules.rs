@@ -14,12 +14,22 @@ pub(crate) const TEST_LINES_MAX: usize = 500;
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("proto", &["resume"]),
     ("resume", &[]),
-    ("upstream", &["resume", "proto"]),
-    ("store", &["resume", "proto"]),
-    ("session", &["resume", "proto", "upstream", "store"]),
-    ("grpc", &["session", "resume", "proto"]),
+    ("metrics", &[]),
+    ("upstream", &["resume", "proto", "metrics"]),
+    ("store", &["resume", "proto", "metrics"]),
+    (
+        "session",
+        &["resume", "proto", "upstream", "store", "metrics"],
+    ),
+    ("grpc", &["session", "resume", "proto", "metrics", "survey"]),
+    ("survey", &["session", "resume", "upstream", "store"]),
+    (
+        "admin",
+        &["survey", "session", "resume", "metrics", "logging", "grpc"],
+    ),
     ("cli", &["resume", "proto"]),
     ("config", &["resume", "cli"]),
+    ("logging", &["config"]),
     ("app", EVERYTHING),
     ("lib", EVERYTHING),
     ("main", EVERYTHING),
@@ -42,6 +52,8 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("sled", "src/store/sled"),
     ("rustls", "src/app/tls/"),
     ("x509_cert", "src/app/tls/"),
+    ("prometheus_client", "src/metrics/"),
+    ("procfs", "src/metrics/"),
 ];
 
 /// What `resume` may not name, as the beginning of a path.

@@ -219,6 +219,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
+    /// Whether the history is left to etcd until the subscriber takes more.
+    pub const fn is_parked(&self) -> bool {
+        matches!(self.phase, Phase::Parked { .. })
+    }
+
     /// The durable record; `None`: nothing is stored yet.
     pub const fn record(&self) -> Option<&Record> {
         self.writes.durable()

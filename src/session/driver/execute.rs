@@ -20,6 +20,7 @@ impl Driver {
         while let Some(command) = self.machine.next_command(now) {
             self.execute(command, now);
         }
+        self.observer.settled();
         debug_assert!(self.streams.len() <= 1, "a newcomer was not decided about");
         if let Some(stream) = self.streams.last() {
             self.acks_itself = stream.request.auto_ack;
@@ -37,6 +38,7 @@ impl Driver {
             } => {
                 debug!(attempt = attempt.0, revision = %guard.revision, "opening a watch");
                 self.attempt = None;
+                self.observer.watch_begun();
                 let Some((selection, rendering)) = self.wanted() else {
                     return self.nobody_asked(attempt, now);
                 };
@@ -81,7 +83,10 @@ impl Driver {
                     attempt.catching_up = None;
                 }
             }
-            Command::CloseUpstream => self.attempt = None,
+            Command::CloseUpstream => {
+                self.attempt = None;
+                self.observer.upstream_closed(self.machine.is_parked());
+            }
             Command::Deliver(session, message) => self.deliver(session, message, now),
             Command::EndSession(session, reason) => self.end(session, reason),
             Command::Persist(record) => {
@@ -115,6 +120,7 @@ impl Driver {
         begin: impl FnOnce(&dyn Upstream, Selection, Rendering) -> UpstreamEvents,
     ) {
         self.attempt = None;
+        self.observer.not_watching();
         let Some((selection, rendering)) = self.wanted() else {
             return self.nobody_asked(attempt, now);
         };
@@ -142,22 +148,23 @@ impl Driver {
     fn deliver(&mut self, session: SessionId, message: Message, now: Time) {
         message::log(session, &message);
         self.account.delivered(&message, now);
+        let size_bytes = message::size_bytes(&message);
+        let heard_at = self.observer.delivered(&message, size_bytes);
         let room = self
             .streams
             .iter_mut()
             .find(|stream| stream.session == session)
             .map_or(OutboxRoom::None, |stream| {
-                let (size_bytes, acknowledgeable) = (
-                    message::size_bytes(&message),
-                    message::acknowledgeable(&message),
-                );
-                stream.outbox.put(message, size_bytes, acknowledgeable)
+                let acknowledgeable = message::acknowledgeable(&message);
+                let outbox = &mut stream.outbox;
+                outbox.put_timed(message, size_bytes, acknowledgeable, heard_at)
             });
         self.machine.handle(Input::Outbox(session, room), now);
     }
 
     fn end(&mut self, session: SessionId, reason: EndReason) {
         message::log_end(session, &reason);
+        self.observer.session_ended(&reason);
         self.streams.retain_mut(|stream| {
             if stream.session == session {
                 stream.outbox.end(reason.clone());
