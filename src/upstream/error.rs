@@ -226,11 +226,10 @@ impl Failure {
             ),
             // A member that lags knows neither the newest token nor the newest
             // users yet; that passes.
-            Meaning::TokenMissing
-            | Meaning::TokenRejected
-            | Meaning::TokenOutdated
-            | Meaning::AuthenticationOff
-            | Meaning::Retryable => Self::lost_as(kind_of(text), text),
+            Meaning::TokenMissing | Meaning::TokenRejected | Meaning::TokenOutdated => {
+                Self::lost_as(FailureKind::Unauthenticated, text)
+            }
+            Meaning::AuthenticationOff | Meaning::Retryable => Self::lost_as(kind_of(text), text),
         }
     }
 }
@@ -432,6 +431,7 @@ mod tests {
     #[test]
     fn a_token_that_stays_invalid_is_retried() {
         let failure = Failure::of(Meaning::TokenRejected, "etcdserver: x", Some("app"));
-        assert_eq!(failure, Failure::lost("etcdserver: x"));
+        let kind = FailureKind::Unauthenticated;
+        assert_eq!(failure, Failure::lost_as(kind, "etcdserver: x"));
     }
 }
