@@ -14,6 +14,7 @@ mod fake;
 mod help;
 mod ls;
 mod orders;
+mod real;
 mod run;
 mod tail;
 mod tls;

@@ -122,7 +122,10 @@ fn everything() -> Vec<Message> {
         state(StreamState::Live, 5),
         events(
             7,
-            vec![put(b"app/a b", 6), delete(b"app/\xff\x1b[2J\n\xc2\x9b", 7)],
+            vec![
+                put("app/a\u{9b} b".as_bytes(), 6),
+                delete(b"app/\xff\x1b[2J\n\xc2\x9b", 7),
+            ],
         ),
         Message::Progress(Progress { revision: 9 }),
         state(StreamState::UpstreamLost, 9),
@@ -144,7 +147,7 @@ pair              3  app/color
 pair              5  app/größe
 snapshot          5  ends: 2 pairs
 state             5  live
-put               6  app/a b
+put               6  app/a\\u{9b} b
 delete            7  app/\\xff\\u{1b}[2J\\n\\u{9b}
 state             9  upstream lost: etcd is away, watchmark keeps trying
 "
@@ -159,7 +162,7 @@ async fn values_and_progress_are_printed_only_when_asked_for() {
         let ran = watchmark(&served.address, &args).await;
         let has = |line: &str| ran.stdout.lines().any(|it| it == line);
         assert_eq!(
-            has("put               6  app/a b  \"v\\u{1b}\\xff\""),
+            has("put               6  app/a\\u{9b} b  \"v\\u{1b}\\xff\""),
             !keys_only
         );
         assert_eq!(has("progress          9"), !keys_only);
@@ -205,7 +208,7 @@ async fn json_is_an_object_for_each_thing() {
               "value_encoding": "base64", "create_revision": 2, "version": 3, "lease": "1f" },
             { "type": "snapshot_end", "revision": 5, "count": 2 },
             { "type": "state", "revision": 5, "state": "LIVE" },
-            { "type": "put", "revision": 6, "key": "app/a b", "value": "dhv/",
+            { "type": "put", "revision": 6, "key": "app/a\u{9b} b", "value": "dhv/",
               "value_encoding": "base64", "create_revision": 2, "version": 3, "lease": "1f" },
             { "type": "delete", "revision": 7, "key": "YXBwL/8bWzJKCsKb",
               "key_encoding": "base64" },
