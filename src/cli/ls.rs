@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use clap::Args;
+use prost_types::Timestamp;
 
 use super::{
     EXIT_CODES, connect,
@@ -14,7 +15,7 @@ use super::{
     words,
 };
 use crate::proto::watchmark::v1::{
-    GetStatusRequest, ListSubscriptionsRequest, Problem, Subscription,
+    EtcdEndpoint, GetStatusRequest, GetStatusResponse, ListSubscriptionsRequest, Subscription,
 };
 
 const COLUMNS: [Column; 7] = [
@@ -60,8 +61,8 @@ pub(super) async fn run(flags: Flags, output: &mut Output) -> Result<(), Failure
     let subscriptions = subscriptions?;
     match status {
         Ok(status) => {
-            for problem in &status.problems {
-                note(&told(problem, now));
+            for problem in problems(&status, now) {
+                note(&problem);
             }
         }
         Err(failure) => note(&format!("the sidecar's own status is not known: {failure}")),
@@ -111,16 +112,32 @@ async fn subscriptions(server: &Server) -> Result<Vec<Subscription>, Failure> {
     }
 }
 
-fn told(problem: &Problem, now: SystemTime) -> String {
-    let reason = words::one_line(&problem.reason);
-    let message = words::one_line(&problem.message);
-    match &problem.since {
-        Some(since) => format!(
-            "problem: {reason} for {}: {message}",
-            words::age(Some(since), now)
-        ),
-        None => format!("problem: {reason}: {message}"),
-    }
+/// What is wrong, a line each: what the sidecar says of itself, then of the
+/// endpoints that this did not name.
+fn problems(status: &GetStatusResponse, now: SystemTime) -> Vec<String> {
+    let told = |what: &str, since: Option<&Timestamp>, message: &str| {
+        let since = since.map_or_else(String::new, |since| {
+            format!(" for {}", words::age(Some(since), now))
+        });
+        let [what, message] = [what, message].map(words::one_line);
+        format!("problem: {what}{since}: {message}")
+    };
+    let of_the_sidecar = status
+        .problems
+        .iter()
+        .map(|it| told(&it.reason, it.since.as_ref(), &it.message));
+    let endpoints = status.etcd.iter().flat_map(|etcd| &etcd.endpoints);
+    let is_named = |endpoint: &&EtcdEndpoint| {
+        let mut problems = status.problems.iter();
+        problems.any(|problem| problem.message.contains(&endpoint.url))
+    };
+    let of_etcd = endpoints
+        .filter(|it| !it.error.is_empty() && !is_named(it))
+        .map(|it| {
+            let what = format!("etcd {}", it.url);
+            told(&what, it.error_time.as_ref(), &it.error)
+        });
+    of_the_sidecar.chain(of_etcd).collect()
 }
 
 fn row(it: &Subscription, now: SystemTime) -> [String; 7] {

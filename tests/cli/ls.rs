@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use watchmark::proto::watchmark::v1::{
-    AckMode, Advance, CompactionPolicy, GetStatusResponse, Problem, Proof, Session, SnapshotReason,
-    Subscription, SubscriptionState,
+    AckMode, Advance, CompactionPolicy, Etcd, EtcdEndpoint, GetStatusResponse, Problem, Proof,
+    Session, SnapshotReason, Subscription, SubscriptionState,
 };
 
 use super::{
@@ -130,24 +130,35 @@ async fn ls_names_what_is_wrong_with_the_sidecar() {
         message: message.to_owned(),
         since,
     };
-    let served = Served::start(Said {
-        subscriptions: vec![live("orders")],
-        status: GetStatusResponse {
-            problems: vec![
-                problem(
-                    "ETCD_UNREACHABLE",
-                    "http://127.0.0.1:1: connection refused",
-                    ago(200),
-                ),
-                problem(
-                    "STORE_UNAVAILABLE",
-                    "no space left\n\u{1b}[31mon device",
-                    None,
-                ),
+    let endpoint = |url: &str, error: &str| EtcdEndpoint {
+        url: url.to_owned(),
+        error: error.to_owned(),
+        error_time: ago(200),
+        ..EtcdEndpoint::default()
+    };
+    let refused = "http://127.0.0.1:1: connection refused";
+    let status = GetStatusResponse {
+        problems: vec![
+            problem("ETCD_UNREACHABLE", refused, ago(200)),
+            problem(
+                "STORE_UNAVAILABLE",
+                "no space left\n\u{1b}[31mon device",
+                None,
+            ),
+        ],
+        etcd: Some(Etcd {
+            endpoints: vec![
+                endpoint("http://127.0.0.1:1", "named above"),
+                endpoint("http://127.0.0.1:2", "no leader"),
+                endpoint("http://127.0.0.1:3", ""),
             ],
-            ..GetStatusResponse::default()
-        },
-        ..Said::default()
+            ..Etcd::default()
+        }),
+        ..GetStatusResponse::default()
+    };
+    let served = Served::start(Said {
+        status,
+        ..listed(vec![live("orders")])
     })
     .await;
     for output in ["text", "json"] {
@@ -157,7 +168,8 @@ async fn ls_names_what_is_wrong_with_the_sidecar() {
         assert_eq!(
             ran.stderr,
             "problem: ETCD_UNREACHABLE for 3m: http://127.0.0.1:1: connection refused\n\
-             problem: STORE_UNAVAILABLE: no space left \\u{1b}[31mon device\n"
+             problem: STORE_UNAVAILABLE: no space left \\u{1b}[31mon device\n\
+             problem: etcd http://127.0.0.1:2 for 3m: no leader\n"
         );
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fs::File, time::Duration};
 
+use serde_json::Value;
+
 use super::run::watchmark;
 use crate::support::{
     Etcd, Subscriber, Watchmark, client::request, history::Recorder, process::Process, wait,
@@ -169,4 +171,107 @@ async fn acks_and_health_by_hand() {
         .await
         .failed(1);
     assert!(told.contains("nobody listens"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_looks_and_harms_no_live_stream() {
+    let etcd = Etcd::single(&[]).await;
+    let first = put(&etcd, "app/a").await;
+    let sidecar = Watchmark::start(&etcd, &[]).await;
+    let address = sidecar.address();
+    let ask = async |args: &[&str]| watchmark(&address, &[args, &[PATIENT]].concat()).await;
+    let told = ask(&["ls"]).await;
+    assert!(told.stderr.contains("no subscriptions"), "{told:?}");
+    let mut stream = subscribed(&sidecar, "orders").await;
+
+    let table = ask(&["ls"]).await.quietly();
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[..3], ["orders", "live", &first.to_string()], "{table}");
+    assert_eq!(row.last(), Some(&"acked"), "{table}");
+    let shown = ask(&["show", "orders"]).await.quietly();
+    for line in ["range           prefix \"app/\"", "resumable       yes"] {
+        assert!(shown.lines().any(|it| it == line), "{line}: {shown}");
+    }
+    let object: Value =
+        serde_json::from_str(&ask(&["show", "orders", "-ojson"]).await.quietly()).unwrap();
+    assert_eq!(object["session"]["session_id"], stream.opened().session_id);
+    assert_eq!(object["checkpoint"], first);
+
+    for refused in [&["tail", "orders"][..], &["rm", "orders"]] {
+        let told = ask(refused).await.failed(1);
+        assert!(
+            told.contains("orders has a live stream, from 127."),
+            "{told}"
+        );
+    }
+    let second = put(&etcd, "app/b").await;
+    assert_eq!(stream.events_until(second).await.len(), 1, "it lives");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_moves_and_forgets() {
+    let etcd = Etcd::single(&[]).await;
+    let first = put(&etcd, "app/a").await;
+    let sidecar = Watchmark::start(&etcd, &[]).await;
+    let address = sidecar.address();
+    let ask = async |args: &[&str]| watchmark(&address, &[args, &[PATIENT]].concat()).await;
+    let mut stream = subscribed(&sidecar, "orders").await;
+    let second = put(&etcd, "app/b").await;
+    stream.events_until(second).await;
+    stream.ack(second).await.unwrap();
+
+    let back = first.to_string();
+    let told = ask(&["seek", "orders", &back, "--dry-run"]).await.quietly();
+    assert_eq!(
+        told,
+        format!("orders: checkpoint would move {second} -> {first}, resumable\n")
+    );
+    let told = ask(&["seek", "orders", &back]).await.quietly();
+    assert_eq!(
+        told,
+        format!("orders: checkpoint {second} -> {first}, resumable\n")
+    );
+    assert_eq!(stream.end().await.reason, "SUBSCRIPTION_SOUGHT");
+    let mut stream = subscribed(&sidecar, "orders").await;
+    assert_eq!(stream.opened().checkpoint, first);
+    assert_eq!(stream.events_until(second).await.len(), 1);
+    drop(stream);
+
+    put(&etcd, "app/c").await;
+    etcd.compact(put(&etcd, "app/d").await).await;
+    let told = ask(&["seek", "orders", &back, "--dry-run"]).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(
+        told.stderr.contains("etcd has compacted its history"),
+        "{told:?}"
+    );
+    let told = ask(&["seek", "orders", &back]).await.failed(1);
+    assert!(told.contains("(OUT_OF_RANGE, COMPACTED)"), "{told}");
+    let told = ask(&["seek", "orders", "--snapshot"]).await.quietly();
+    let end = "-> -, the next stream begins with a snapshot\n";
+    assert!(told.ends_with(end), "{told}");
+
+    let args = ["orders", PATIENT];
+    let tail = wait::until("the stream to be free", async || {
+        let mut tail = Tail::start(&sidecar, &args);
+        wait::until("a line", async || {
+            (!tail.printed().is_empty()).then_some(())
+        })
+        .await;
+        (tail.process.is_running() && !tail.printed().contains("error:")).then_some(tail)
+    })
+    .await;
+    tail.prints("begins: an operator asked for it").await;
+    tail.prints("ends: 4 pairs").await;
+    tail.process.kill();
+
+    let told = wait::until("the stream to be free", async || {
+        let told = ask(&["rm", "orders"]).await;
+        (told.code == Some(0)).then_some(told)
+    });
+    assert_eq!(
+        told.await.quietly(),
+        "forgot orders: prefix \"app/\", checkpoint -\n"
+    );
+    ask(&["show", "orders"]).await.failed(4);
 }
