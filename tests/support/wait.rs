@@ -28,7 +28,8 @@ pub(crate) fn within<T, F: AsyncFnMut() -> Option<T>>(
     async move {
         let started = Instant::now();
         loop {
-            if let Some(found) = look().await {
+            let left = deadline.saturating_sub(started.elapsed());
+            if let Ok(Some(found)) = tokio::time::timeout(left, look()).await {
                 return found;
             }
             assert!(
