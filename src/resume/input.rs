@@ -125,6 +125,8 @@ pub enum Input<E, K> {
         operation: OperationId,
         /// Where to.
         to: SeekTo,
+        /// What etcd said when it was asked about that place, if it was.
+        header: Option<Header>,
     },
     /// An operator has the subscription forgotten.
     Delete {

@@ -32,9 +32,9 @@ use crate::{
     metrics,
     proto::watchmark::v1::{Event, KeyValue},
     resume::{
-        AckId, AckRefusal, Attempt, Input, OperationId, OperationRefusal, ProbeSample, Record,
-        Revision, SeekTo, SessionId, SessionRequest, Settings, StoreFailed, Subscription, Time,
-        input::Upstream as Said,
+        AckId, AckRefusal, Attempt, Header, Input, OperationId, OperationRefusal, ProbeSample,
+        Record, Revision, SeekTo, SessionId, SessionRequest, Settings, StoreFailed, Subscription,
+        Time, input::Upstream as Said,
     },
     store::{CheckpointStore, StoreError},
     upstream::{CatchUpPermit, Upstream, UpstreamEvents},
@@ -77,6 +77,7 @@ pub(super) enum Mail {
     },
     Seek {
         to: SeekTo,
+        header: Option<Header>,
         answer: OperationAnswer,
     },
     Delete {
@@ -321,14 +322,14 @@ impl Driver {
                     revision,
                 }
             }
-            Mail::Seek { to, answer } => {
-                let operation = self.operation(answer);
-                Input::Seek { operation, to }
-            }
-            Mail::Delete { answer } => {
-                let operation = self.operation(answer);
-                Input::Delete { operation }
-            }
+            Mail::Seek { to, header, answer } => Input::Seek {
+                operation: self.operation(answer),
+                to,
+                header,
+            },
+            Mail::Delete { answer } => Input::Delete {
+                operation: self.operation(answer),
+            },
             Mail::Describe { answer } => {
                 // An error: the caller did not wait.
                 let _ = answer.send(self.overview(now));

@@ -151,7 +151,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 session,
                 revision,
             } => self.ack(ack, session, revision),
-            Input::Seek { operation, to } => self.seek(operation, to),
+            Input::Seek {
+                operation,
+                to,
+                header,
+            } => self.seek(operation, to, header),
             Input::Delete { operation } => self.delete(operation),
             Input::Drain => self.drain(),
             Input::Upstream(attempt, said) => {

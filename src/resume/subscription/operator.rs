@@ -8,8 +8,9 @@
 
 use super::{Phase, Seen, Subscription, session::Opening};
 use crate::resume::{
-    AckRefusal, Activity, EndReason, History, Item, OperationId, OperationRefusal, OutboxRoom,
-    Proof, Record, SeekTo, SnapshotReason, StoreFailed, StreamState, Time, ledger::Ledger,
+    AckRefusal, Activity, EndReason, Header, History, Item, OperationId, OperationRefusal,
+    OutboxRoom, Proof, Record, SeekTo, SnapshotReason, StoreFailed, StreamState, Time,
+    ledger::Ledger,
 };
 
 impl<E: Item, K: Item> Subscription<E, K> {
@@ -41,11 +42,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.session.is_none() && self.writes.durable().is_none() && self.writes.are_done()
     }
 
-    pub(super) fn seek(&mut self, operation: OperationId, to: SeekTo) {
+    pub(super) fn seek(&mut self, operation: OperationId, to: SeekTo, header: Option<Header>) {
         let Some(record) = self.writes.current() else {
             return self.reply_operations(vec![operation], &Err(OperationRefusal::NotFound));
         };
-        let record = moved(record, to);
+        let record = moved(record, to, header);
         self.end(EndReason::Sought);
         self.sought = true;
         self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
@@ -96,7 +97,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
 /// stays true only of the same checkpoint. A replaced history that nobody was
 /// told of yet stays the snapshot's reason: a position from before it, which a
 /// subscriber may bring along, would pass for one of the new history.
-fn moved(record: &Record, to: SeekTo) -> Record {
+fn moved(record: &Record, to: SeekTo, header: Option<Header>) -> Record {
     let mut moved = record.clone();
     moved.assumed = None;
     match to {
@@ -115,10 +116,21 @@ fn moved(record: &Record, to: SeekTo) -> Record {
         }
     }
     if moved.checkpoint != record.checkpoint {
-        moved.history = History {
-            fingerprint: None,
-            ..record.history.clone()
-        };
+        moved.history.fingerprint = None;
+    }
+    if let Some(header) = header {
+        recognise(&mut moved.history, header);
     }
     moved
+}
+
+/// Takes in who answered about the new place, so that a history that replaces
+/// theirs shows. One that replaced the known history already must show too.
+fn recognise(known: &mut History, header: Header) {
+    if known.cluster_id == 0 {
+        known.cluster_id = header.cluster_id;
+        known.raft_term = header.raft_term;
+    } else if known.cluster_id == header.cluster_id {
+        known.raft_term = known.raft_term.max(header.raft_term);
+    }
 }

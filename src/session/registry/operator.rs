@@ -149,16 +149,16 @@ impl Registry {
     ) -> Result<Sought, OperationError> {
         let overview = self.overview(client_id).await?;
         let overview = overview.ok_or(OperationError::NotFound)?;
-        let (checkpoint, standing) = match to {
-            SeekTo::Snapshot => (None, Standing::Resumable),
+        let (checkpoint, (standing, header)) = match to {
+            SeekTo::Snapshot => (None, (Standing::Resumable, None)),
             SeekTo::Revision(revision) => {
                 let asked = self.standing(&overview.selection.range, revision);
-                let standing = timeout(STANDING_TIMEOUT, asked).await.map_err(|_| {
+                let answer = timeout(STANDING_TIMEOUT, asked).await.map_err(|_| {
                     OperationError::UpstreamUnavailable(format!(
                         "no answer within {STANDING_TIMEOUT:?}"
                     ))
                 })?;
-                (Some(revision), standing?)
+                (Some(revision), answer?)
             }
         };
         let sought = |previous| Sought {
@@ -177,7 +177,7 @@ impl Registry {
             Standing::Future { head } => return Err(OperationError::Future { head }),
         }
         let previous = self
-            .operate(client_id, |answer| Mail::Seek { to, answer })
+            .operate(client_id, |answer| Mail::Seek { to, header, answer })
             .await?;
         info!(
             %client_id,

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{Overview, Registry};
 use crate::{
-    resume::{Guard, GuardReading, KeyRange, Revision},
+    resume::{Guard, GuardReading, Header, KeyRange, Revision},
     upstream::{Unanswered, UpstreamItem},
 };
 
@@ -53,24 +53,25 @@ impl Standings {
 }
 
 impl Registry {
-    /// Asks etcd about one position of a range.
-    ///
-    /// # Errors
-    /// etcd could not be asked.
-    pub async fn standing(
+    /// Asks etcd about one position of a range; with who answered, where it is
+    /// resumable.
+    pub(super) async fn standing(
         &self,
         range: &KeyRange,
         position: Revision,
-    ) -> Result<Standing, Unanswered> {
-        Ok(match self.read_guard(range, position).await? {
-            GuardReading::Present { .. } => Standing::Resumable,
+    ) -> Result<(Standing, Option<Header>), Unanswered> {
+        let standing = match self.read_guard(range, position).await? {
+            GuardReading::Present { header, .. } => {
+                return Ok((Standing::Resumable, Some(header)));
+            }
             GuardReading::Compacted { compact_revision } => {
                 Standing::Compacted { compact_revision }
             }
             GuardReading::Future => Standing::Future {
                 head: self.read_head(range).await.or_else(|| self.newest_known()),
             },
-        })
+        };
+        Ok((standing, None))
     }
 
     /// Asks etcd about the checkpoints of all these subscriptions. What it does

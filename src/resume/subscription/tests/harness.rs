@@ -286,6 +286,16 @@ impl Machine {
         self.handle(Input::Seek {
             operation: OperationId(operation),
             to: SeekTo::Revision(revision(to)),
+            header: None,
+        })
+    }
+
+    /// As `seek`, after etcd said who it is.
+    pub(super) fn seek_as(&mut self, operation: u64, to: i64, header: Header) -> Vec<String> {
+        self.handle(Input::Seek {
+            operation: OperationId(operation),
+            to: SeekTo::Revision(revision(to)),
+            header: Some(header),
         })
     }
 
@@ -293,6 +303,7 @@ impl Machine {
         self.handle(Input::Seek {
             operation: OperationId(operation),
             to: SeekTo::Snapshot,
+            header: None,
         })
     }
 

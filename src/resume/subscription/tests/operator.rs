@@ -114,6 +114,34 @@ fn a_stored_selection_without_a_checkpoint_can_be_moved() {
 }
 
 #[test]
+fn a_seek_remembers_whose_history_it_is_in_but_forgets_no_other() {
+    let asked = |cluster_id, raft_term| crate::resume::Header {
+        cluster_id,
+        raft_term,
+        revision: revision(200),
+    };
+    let known = || Machine::stored(record(100));
+    let mut unknown = Machine::stored(Record::new(selection()));
+    assert_eq!(
+        unknown.seek_as(1, 50, asked(9, 5)),
+        ["persist 50 acked c9 t5"]
+    );
+    assert_eq!(
+        known().seek_as(1, 50, asked(1, 5)),
+        ["persist 50 acked c1 t5"]
+    );
+    // Restored, or another cluster: the next stream finds that out and says so.
+    assert_eq!(
+        known().seek_as(1, 50, asked(1, 1)),
+        ["persist 50 acked c1 t2"]
+    );
+    assert_eq!(
+        known().seek_as(1, 50, asked(9, 5)),
+        ["persist 50 acked c1 t2"]
+    );
+}
+
+#[test]
 fn what_is_not_there_can_be_neither_moved_nor_deleted() {
     let mut machine = Machine::new();
     assert_eq!(machine.seek(1, 50), ["op 1 not found"]);
