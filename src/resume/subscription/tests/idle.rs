@@ -31,7 +31,8 @@ fn a_replayed_event_does_not_disprove_an_assumption() {
     let mut machine = Machine::with(Some(stored), settings);
     machine.subscribe(1);
     machine.says(watch_opened(present(600, 100)));
-    assert_eq!(machine.says(response([put("a/old", 90)])), NOTHING);
+    let replayed = [put("a/old", 90), put("a", 100)];
+    assert_eq!(machine.says(response(replayed)), NOTHING);
     assert_eq!(
         machine.says(response([put("a/1", 400)])),
         ["persist 100 acked c1 t2 a@100", "s1 events 400 [a/1@400]"]

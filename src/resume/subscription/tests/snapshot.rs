@@ -46,6 +46,19 @@ fn a_stale_snapshot_is_read_again_and_raises_no_alarm() {
 }
 
 #[test]
+fn a_snapshot_of_exactly_what_was_delivered_is_taken() {
+    let mut machine = Machine::watching(100);
+    machine.says(response([put("a/1", 120)]));
+    machine.says(Upstream::Lost);
+    machine.at_next_timer();
+    machine.says(watch_opened(compacted_at(130)));
+    assert_eq!(
+        machine.says(Upstream::SnapshotBegun(header(120))),
+        ["s1 state CatchingUp 120", "s1 begin 120 Compacted 130"]
+    );
+}
+
+#[test]
 fn a_snapshot_in_place_of_a_compacted_resume_after_voids_a_later_checkpoint() {
     let mut machine = Machine::stored(record(100));
     let back = SessionRequest {
