@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd simulate check mistakes deps deps-test rust etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd simulate check mistakes mutants deps deps-test rust etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -49,6 +49,9 @@ check: deps ## formatting, clippy and docs, warnings denied; and the mistakes st
 
 mistakes: deps-test ## make each classic mistake in a copy, and show the test that catches it; ONLY='name ...' for some
 	@scripts/mistakes.sh $(ONLY)
+
+mutants: deps ## break the machine and the status table in every small way; FILE='src/resume/batch.rs ...' for some
+	@scripts/mutants.sh $(FILE)
 
 etcd-3.6: ## build the newest etcd 3.6 into .etcd/3.6 (needs Go)
 	@scripts/etcd.sh 3.6
