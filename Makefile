@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd simulate check mistakes mutants deps deps-test rust etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd simulate chaos check mistakes mutants deps deps-test rust etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -12,6 +12,10 @@ ETCD ?= etcd
 TEST_THREADS ?= 4
 # The tests that depend on the version of etcd.
 ETCD_TESTS ?= --test scenarios --test upstream
+
+# How long chaos lasts, and its seed; empty: a new one, which is printed.
+MINUTES ?= 2
+SEED ?=
 
 export ETCD TEST_THREADS
 
@@ -40,6 +44,10 @@ test-etcd: deps-test ## only the tests that depend on the version of etcd
 simulate: deps ## live through SEEDS worlds with faults, from SEED on; SEED=n alone replays one
 	@SEEDS='$(if $(SEED),$(SEEDS),$(or $(SEEDS),10000))' SEED='$(SEED)' \
 		cargo test --locked --test simulate -- --nocapture --test-threads=1
+
+chaos: deps-test ## faults of every kind at once for MINUTES=n; SEED=s repeats their order
+	CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) TEST_FLAGS=--nocapture \
+		scripts/test.sh --test chaos chaos_breaks_no_promise
 
 check: deps ## formatting, clippy and docs, warnings denied; and the mistakes still apply
 	cargo fmt --all --check

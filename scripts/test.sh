@@ -4,7 +4,7 @@
 #   ETCD=/path/to/etcd scripts/test.sh [arguments of cargo test]
 #
 # ETCD defaults to the etcd on PATH. TEST_THREADS bounds how many tests, and
-# so how many etcds, run at once.
+# so how many etcds, run at once. TEST_FLAGS go to the test program itself.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,4 +18,5 @@ etcd=$(command -v "$name") || {
 ETCD=$(realpath "$etcd")
 export ETCD PATH
 echo "testing against $ETCD: $("$ETCD" --version | head -n 1)"
-exec cargo test --locked --no-fail-fast "$@" -- --test-threads="${TEST_THREADS:-4}"
+# shellcheck disable=SC2086 # a list of words
+exec cargo test --locked --no-fail-fast "$@" -- --test-threads="${TEST_THREADS:-4}" ${TEST_FLAGS:-}

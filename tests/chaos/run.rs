@@ -234,7 +234,7 @@ impl Run {
                 number: old.number,
                 history,
                 records: old.recorder.take(),
-                starts: stage.starts(),
+                restarts: stage.restarts(),
                 common: old.common,
                 before,
             };
@@ -405,8 +405,8 @@ impl Run {
                 log.lines().count().to_string(),
             ),
             (
-                "watchmark was started".to_owned(),
-                (1 + self.stage.starts().len()).to_string(),
+                "watchmark began to serve".to_owned(),
+                count("serving address").to_string(),
             ),
             (
                 "watchmark authenticated".to_owned(),

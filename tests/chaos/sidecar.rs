@@ -139,6 +139,7 @@ impl Sidecar {
             }
             Kind::DrainWatchmark => {
                 fired("");
+                stage.restarting();
                 self.watchmark.terminate();
                 let code = self.watchmark.exit_code(DRAINED_WITHIN).await;
                 if code != Some(0) {
@@ -219,7 +220,7 @@ impl Sidecar {
 
     fn launch(&mut self) {
         if let Some(stage) = &self.stage {
-            stage.starting();
+            stage.restarting();
         }
         self.watchmark.launch();
         self.tell_pid();

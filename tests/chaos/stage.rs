@@ -55,8 +55,8 @@ pub(crate) struct Stage {
     pub(crate) journal: Journal,
     /// watchmark's process; 0: none.
     pub(crate) pid: AtomicU32,
-    /// When watchmark was started.
-    starts: Mutex<Vec<Tick>>,
+    /// When watchmark forgot its sessions.
+    restarts: Mutex<Vec<Tick>>,
     live: Mutex<BTreeMap<u64, Live>>,
     broken: Mutex<Vec<String>>,
 }
@@ -95,20 +95,20 @@ impl Stage {
             doors,
             journal,
             pid: AtomicU32::new(0),
-            starts: Mutex::default(),
+            restarts: Mutex::default(),
             live: Mutex::default(),
             broken: Mutex::default(),
         }
     }
 
-    /// watchmark is about to start.
-    pub(crate) fn starting(&self) {
-        self.starts.lock().unwrap().push(tick());
+    /// watchmark is about to stop or to start.
+    pub(crate) fn restarting(&self) {
+        self.restarts.lock().unwrap().push(tick());
     }
 
-    /// When it was started.
-    pub(crate) fn starts(&self) -> Vec<Tick> {
-        self.starts.lock().unwrap().clone()
+    /// When it did.
+    pub(crate) fn restarts(&self) -> Vec<Tick> {
+        self.restarts.lock().unwrap().clone()
     }
 
     /// A stream of this epoch was opened.

@@ -16,8 +16,8 @@ pub(crate) struct Case {
     pub(crate) number: usize,
     pub(crate) history: History,
     pub(crate) records: Vec<Record>,
-    /// When watchmark was started.
-    pub(crate) starts: Vec<Tick>,
+    /// When watchmark forgot its sessions.
+    pub(crate) restarts: Vec<Tick>,
     /// Up to this revision it is also the history of the epoch before.
     pub(crate) common: i64,
     /// Of the epoch before.
@@ -44,7 +44,7 @@ impl Case {
         let mut records = Vec::new();
         for record in &self.records {
             let mut record = without_promises_of_old(record, self.common, self.number);
-            record.restarts.clone_from(&self.starts);
+            record.restarts.clone_from(&self.restarts);
             let before = self.before.get(&record.client_id).copied();
             if let Some(before) = before.filter(|before| *before > self.common) {
                 match told(&record, before, self.common) {

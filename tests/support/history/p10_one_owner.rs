@@ -79,8 +79,8 @@ fn check_acks_after_a_move(record: &Record) -> Result<(), String> {
     Ok(())
 }
 
-/// A server that was started again knows no session of before, and answers
-/// what it has stored to an ack that this covers already.
+/// A server that drained, or was started again, knows no session of before, and
+/// answers what it has stored to an ack that this covers already.
 fn is_repeat(record: &Record, ack: &Ack, [new_at, at]: [Tick; 2], checkpoint: i64) -> bool {
     let restarted = record.restarts.iter().any(|r| new_at < *r && *r < at);
     let covers = |other: &Ack| {

@@ -32,7 +32,7 @@ pub(crate) struct Record {
     pub(crate) streams: Vec<Stream>,
     /// Its acks, in the order sent.
     pub(crate) acks: Vec<Ack>,
-    /// When the server was started again, where that matters.
+    /// When the server forgot its sessions: it drained, or was started again.
     pub(crate) restarts: Vec<Tick>,
     /// What operators did to it, in the order asked for.
     pub(crate) operations: Vec<Operation>,
