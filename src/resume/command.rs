@@ -192,6 +192,7 @@ pub enum OperationRefusal {
     /// There is no such subscription.
     NotFound,
     /// The store could not make it durable; repeat it. The position is as it
-    /// was; a live stream has ended all the same.
+    /// was, but a crash before the next stream opens may still find it changed;
+    /// a live stream has ended all the same.
     StoreFailed(StoreFailed),
 }

@@ -30,6 +30,36 @@ fn a_deleted_client_id_is_as_good_as_new() {
 }
 
 #[test]
+fn a_deleted_client_id_is_bound_to_no_range_until_a_stream_of_it_was_opened() {
+    let mut machine = delivered_up_to_103();
+    machine.delete(1);
+    machine.persisted();
+    machine.subscribe_as(2, other_range());
+    machine.persisted();
+    machine.closes(2);
+    assert_eq!(
+        machine.subscribe(3),
+        ["snapshot #5", "persist 0 fresh c0 t0"]
+    );
+}
+
+#[test]
+fn an_ack_during_a_deletion_waits_also_where_nothing_was_delivered() {
+    let mut machine = Machine::stored(record(100));
+    machine.delete(1);
+    assert_eq!(machine.ack(1, 50), NOTHING);
+    assert_eq!(machine.ack(2, 150), NOTHING);
+    assert_eq!(
+        machine.persist_fails(),
+        [
+            "ack 1 store failed: full",
+            "ack 2 store failed: full",
+            "op 1 store failed: full"
+        ]
+    );
+}
+
+#[test]
 fn acks_during_a_deletion_are_answered_with_its_outcome() {
     let mut machine = delivered_up_to_103();
     machine.delete(1);
