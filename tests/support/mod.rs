@@ -9,6 +9,7 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub(crate) mod admin;
 pub(crate) mod client;
 pub(crate) mod etcd;
 pub(crate) mod history;

@@ -12,7 +12,13 @@ use watchmark::proto::watchmark::v1::{
     admin_service_client::AdminServiceClient, watch_service_client::WatchServiceClient,
 };
 
-use super::{etcd::Etcd, host::Host, process::Process, wait};
+use super::{
+    admin::{self, Answer},
+    etcd::Etcd,
+    host::Host,
+    process::Process,
+    wait,
+};
 
 const PORT: u16 = 7379;
 const ADMIN_PORT: u16 = 7380;
@@ -171,6 +177,22 @@ impl Watchmark {
     /// Where it listens, as `ip:port`.
     pub(crate) fn address(&self) -> String {
         self.host.address(PORT)
+    }
+
+    /// Asks the admin port.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        admin::ask(&self.admin_address(), "GET", path, &[]).await
+    }
+
+    /// What is wrong, as the status page shows it: by reason, with what to do.
+    pub(crate) async fn problems(&self) -> Vec<(String, String)> {
+        let page: serde_json::Value =
+            serde_json::from_str(&self.get("/status.json").await.body).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let problems = page["problems"].as_array().unwrap().iter();
+        problems
+            .map(|it| (text(&it["reason"]), text(&it["message"])))
+            .collect()
     }
 
     /// Where operators connect, as `ip:port`.
