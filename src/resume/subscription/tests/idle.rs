@@ -165,6 +165,14 @@ fn the_delay_rule_assumes_and_leaves_the_checkpoint() {
 }
 
 #[test]
+fn the_delay_rule_assumes_nothing_where_the_checkpoint_is_already() {
+    let mut machine = idle_by_delay();
+    machine.after_secs(1);
+    machine.probe(MEMBER, 100);
+    assert_eq!(in_the_next(&mut machine, 1000), NOTHING);
+}
+
+#[test]
 fn the_delay_rule_takes_the_newest_sample_that_is_old_enough() {
     let mut machine = idle_by_delay();
     in_the_next(&mut machine, 535);
