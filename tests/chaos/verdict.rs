@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use watchmark::proto::watchmark::v1::{SnapshotReason, subscribe_response::Message};
+use watchmark::proto::watchmark::v1::{SnapshotReason, StreamState, subscribe_response::Message};
 
 use crate::support::history::{End, History, Record, Stream, Tick, broken_promises};
 
@@ -83,19 +83,22 @@ fn checkpoint(record: &Record) -> i64 {
 /// Such a stream says nothing about the new one.
 fn without_promises_of_old(record: &Record, common: i64, number: usize) -> Record {
     let mut record = record.clone();
-    let is_old = |stream: &Stream| {
-        number > 0
-            && stream.opened().is_some_and(|(_, o)| o.checkpoint > common)
-            && !stream
-                .received
-                .iter()
-                .any(|(_, m)| matches!(m, Message::Events(_) | Message::SnapshotEnd(_)))
+    let says_something = |stream: &Stream| {
+        stream.received.iter().any(|(_, message)| match message {
+            Message::Events(_) | Message::SnapshotEnd(_) => true,
+            // It looked at etcd, and found nothing wrong.
+            Message::State(state) => state.state() == StreamState::Live,
+            _ => false,
+        })
     };
-    let mut is_first = true;
+    let is_of_old = |stream: &Stream| {
+        let opened = stream.opened();
+        number > 0 && opened.is_some_and(|(_, opened)| opened.checkpoint > common)
+    };
+    let mut nothing_said = true;
     record.streams.retain(|stream| {
-        let drop = is_first && is_old(stream);
-        is_first &= drop || stream.opened().is_none();
-        !drop
+        nothing_said &= !says_something(stream);
+        !(nothing_said && is_of_old(stream))
     });
     record
 }
