@@ -21,7 +21,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 use watchmark::{
-    grpc::{Api, Caller, EdgeRules, Operators},
+    grpc::{Api, EdgeRules, Operators, Peer},
     proto::watchmark::v1::{
         DeleteSubscriptionRequest, GetStatusRequest, GetSubscriptionRequest,
         ListSubscriptionsRequest, SeekSubscriptionRequest,
@@ -30,12 +30,12 @@ use watchmark::{
 };
 
 /// A connection that says it comes from there.
-struct From(TcpStream, Caller);
+struct From(TcpStream, Peer);
 
 impl Connected for From {
-    type ConnectInfo = Caller;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> Caller {
+    fn connect_info(&self) -> Peer {
         self.1.clone()
     }
 }
@@ -75,7 +75,7 @@ async fn api(fixture: &Fixture, operators: Operators) -> Api {
 }
 
 /// A client of the port for applications, as `caller`.
-async fn served_to(fixture: &Fixture, caller: Caller, operators: Operators) -> Channel {
+async fn served_to(fixture: &Fixture, caller: Peer, operators: Operators) -> Channel {
     let api = api(fixture, operators).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint::new(format!("http://{}", listener.local_addr().unwrap())).unwrap();
@@ -136,8 +136,11 @@ fn assert_local_only(answers: &[Result<(), Status>]) {
     }
 }
 
-fn far() -> Caller {
-    Caller::tcp("10.1.2.3:5555".parse().unwrap())
+fn far() -> Peer {
+    Peer {
+        address: Some("10.1.2.3:5555".parse().unwrap()),
+        ..Peer::default()
+    }
 }
 
 #[tokio::test]
@@ -150,7 +153,7 @@ async fn on_the_port_of_applications_only_local_callers_are_served() {
     assert_local_only(&changing);
     assert_eq!(fixture.store.checkpoint("orders"), Some(10));
 
-    let channel = served_to(&fixture, Caller::unix(), Operators::default()).await;
+    let channel = served_to(&fixture, Peer::default(), Operators::default()).await;
     let (reading, changing) = answers!(AdminServiceClient::new(channel));
     assert!(reading.iter().chain(&changing).all(Result::is_ok));
     assert_eq!(fixture.store.checkpoint("orders"), None);
@@ -161,8 +164,8 @@ async fn on_the_port_of_operators_anyone_may_look_and_only_local_callers_may_cha
     let mut fixture = Fixture::new(10);
     let (_stream, _watch) = fixture.subscribe_at_10("orders").await;
     // A port that does not say who calls.
-    let routes = api(&fixture, Operators::default()).await.admin_routes();
-    let (reading, changing) = answers!(AdminServiceClient::new(routes));
+    let router = api(&fixture, Operators::default()).await.admin_router();
+    let (reading, changing) = answers!(AdminServiceClient::new(router));
     assert!(reading.iter().all(Result::is_ok), "{reading:?}");
     assert_local_only(&changing);
     assert_eq!(fixture.store.checkpoint("orders"), Some(10));
@@ -175,7 +178,7 @@ async fn where_certificates_name_applications_their_port_has_no_admin_service() 
         on_every_port: false,
         ..Operators::default()
     };
-    let channel = served_to(&fixture, Caller::unix(), operators).await;
+    let channel = served_to(&fixture, Peer::default(), operators).await;
     let (reading, changing) = answers!(AdminServiceClient::new(channel));
     for answer in reading.iter().chain(&changing) {
         assert_eq!(answer.as_ref().unwrap_err().code(), Code::Unimplemented);

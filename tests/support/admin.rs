@@ -29,7 +29,9 @@ pub(crate) async fn send(
     body: &str,
 ) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let names_host = headers.iter().any(|it| it.to_lowercase().starts_with("host:"));
+    let names_host = headers
+        .iter()
+        .any(|it| it.to_lowercase().starts_with("host:"));
     let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !names_host {
         head += &format!("Host: {address}\r\n");
