@@ -77,9 +77,12 @@ deps: rust
 		/usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
 
 # mkfs.ext4, losetup: simulated power cuts. setpriv: no process outlives a test.
+# Prometheus' own parser, in Python, reads our metrics; a browser our page.
 deps-test: deps
 	@scripts/need.sh etcd:etcd-server etcdctl:etcd-client openssl:openssl \
-		setpriv:util-linux mkfs.ext4:e2fsprogs losetup:mount mount:mount
+		setpriv:util-linux mkfs.ext4:e2fsprogs losetup:mount mount:mount \
+		chromium:chromium /usr/bin/python3:python3 \
+		/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py:python3-prometheus-client
 
 clean: ## remove what was built, but for .etcd
 	cargo clean

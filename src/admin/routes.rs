@@ -19,7 +19,11 @@ use super::{
     page::{self, History},
     scrape,
 };
-use crate::{grpc::Peer, metrics::MEDIA_TYPE, survey::Readiness};
+use crate::{
+    grpc::{self, Peer},
+    metrics::MEDIA_TYPE,
+    survey::Readiness,
+};
 
 /// Until an answer begins. Scrapers and probes wait 10 s at most.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
@@ -40,7 +44,7 @@ struct Gate {
 }
 
 pub(super) fn router(sources: Sources, is_for_this_host: bool) -> Router {
-    let grpc = sources.grpc.clone();
+    let services = sources.grpc.clone();
     let shown = Shown {
         sources: Arc::new(sources),
         history: Arc::default(),
@@ -52,7 +56,7 @@ pub(super) fn router(sources: Sources, is_for_this_host: bool) -> Router {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/log", get(log_filter).put(change_log_filter))
-        .fallback(move |request: Request| elsewhere(grpc.clone(), request))
+        .fallback(move |request: Request| elsewhere(services.clone(), request))
         .with_state(shown)
         .layer(middleware::from_fn_with_state(
             Gate { is_for_this_host },
@@ -70,6 +74,9 @@ async fn guarded(State(gate): State<Gate>, request: Request, next: Next) -> Resp
         is_for_this_host: gate.is_for_this_host,
     });
     if let Err(why) = admitted {
+        if is_grpc(&request) {
+            return grpc::local_only();
+        }
         return plain(StatusCode::FORBIDDEN, format!("{why}\n"));
     }
     let mut response = match timeout(ANSWER_TIMEOUT, next.run(request)).await {
@@ -95,12 +102,15 @@ fn is_local(request: &Request) -> bool {
     peer.is_some_and(Peer::is_local)
 }
 
-/// gRPC calls go to their services; all others went to a wrong path.
-async fn elsewhere(grpc: Router, request: Request) -> Response {
+fn is_grpc(request: &Request) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE);
-    let is_grpc = content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc {
-        return grpc.oneshot(request).await.into_response();
+    content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// gRPC calls go to their services; all others went to a wrong path.
+async fn elsewhere(services: Router, request: Request) -> Response {
+    if is_grpc(&request) {
+        return services.oneshot(request).await.into_response();
     }
     plain(
         StatusCode::NOT_FOUND,

@@ -27,5 +27,5 @@ pub use self::{
     admin_service::Operators,
     edge::EdgeRules,
     peer::{ConnectionLimit, Peer},
-    server::{Api, Health},
+    server::{Api, Health, local_only},
 };

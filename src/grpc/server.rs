@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, body::Body, response::Response};
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{
@@ -16,6 +16,7 @@ use super::{
     calls,
     edge::EdgeRules,
     limits::{HEADER_BYTES_MAX, Limited, REQUEST_BYTES_MAX},
+    status::{Cause, status},
     watch_service::Watches,
 };
 use crate::{
@@ -168,6 +169,11 @@ fn service(admin: Admin) -> AdminServiceServer<Admin> {
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         // A page of 1,000 subscriptions with the longest keys.
         .max_encoding_message_size(usize::MAX)
+}
+
+/// The answer to a call that a port of operators does not take from there.
+pub fn local_only() -> Response<Body> {
+    status("", Cause::LocalOnly).into_http()
 }
 
 impl Health {

@@ -14,14 +14,16 @@ use tracing::{info, warn};
 
 use super::{
     error::Failure,
-    live::RangeId,
+    live::{RangeId, id},
     maintenance::Member,
     status::{EndpointFailure, FailureKind},
 };
-use crate::resume::{Refusal, RefusalKind, Revision};
+use crate::resume::{KeyRange, Refusal, RefusalKind, Revision};
 
 /// How often the log is reminded of what has not changed.
 pub(super) const REMIND_AFTER: Duration = Duration::from_secs(60);
+/// How soon it is told that the failure is of another kind now.
+const TELL_CHANGE_AFTER: Duration = Duration::from_secs(10);
 
 /// A failure that a mere greeting does not disprove is forgotten when it was
 /// not met again for so long.
@@ -39,8 +41,8 @@ pub(super) struct Condition {
     /// etcd's revision as this endpoint told it last, and when.
     revision: Option<(Revision, SystemTime)>,
     failure: Option<Noted>,
-    /// When its loss was in the log last.
-    warned_at: Option<Instant>,
+    /// What was in the log last, and when.
+    warned: Option<(FailureKind, Instant)>,
     is_loss_logged: bool,
 }
 
@@ -102,8 +104,12 @@ impl Condition {
                 met_at: now,
             });
         }
-        if self.warned_at.is_none_or(|at| at.elapsed() >= REMIND_AFTER) {
-            self.warned_at = Some(now);
+        let is_due = |(warned, at): (FailureKind, Instant)| {
+            let is_change = warned != kind && at.elapsed() >= TELL_CHANGE_AFTER;
+            is_change || at.elapsed() >= REMIND_AFTER
+        };
+        if self.warned.is_none_or(is_due) {
+            self.warned = Some((kind, now));
             self.is_loss_logged = true;
             warn!(
                 endpoint,
@@ -158,7 +164,7 @@ struct Denial {
 }
 
 impl Denials {
-    pub(super) fn denied(&self, range: RangeId, refusal: &Refusal) {
+    fn denied(&self, range: RangeId, refusal: &Refusal) {
         let mut denials = self.by_range.lock().unwrap_or_else(PoisonError::into_inner);
         denials.retain(|_, denial| denial.met_at.elapsed() < DENIAL_AGE_MAX);
         let now = Instant::now();
@@ -171,6 +177,15 @@ impl Denials {
                 met_at: now,
             };
             denials.insert(range, denial);
+        }
+    }
+
+    /// Takes in why `range` could not be used, if that is why.
+    pub(super) fn note(&self, range: &KeyRange, failure: &Failure) {
+        if let Failure::Refused(refusal) = failure
+            && refusal.kind == RefusalKind::PermissionDenied
+        {
+            self.denied(id(range), refusal);
         }
     }
 
@@ -224,9 +239,9 @@ mod tests {
         let mut condition = Condition::default();
         let mut lines = 0;
         for _ in 0..3600 {
-            let warned_at = condition.warned_at;
+            let warned = condition.warned;
             condition.fails("e", FailureKind::Unreachable, "refused");
-            lines += u32::from(condition.warned_at != warned_at);
+            lines += u32::from(condition.warned != warned);
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert_eq!(lines, 60);

@@ -116,6 +116,7 @@ impl Upstream for Etcd {
             yield match read_head(&shared, &range).await {
                 Ok(header) => UpstreamItem::Head(header),
                 Err(failure) => {
+                    shared.denials.note(&range, &failure);
                     debug!(%failure, "etcd's newest revision not read");
                     failure.into()
                 }

@@ -80,7 +80,9 @@ async fn probe(shared: &Shared, endpoint: &Endpoint, range: KeyRange) -> Option<
             Some(sample)
         }
         Err(Failure::Refused(refusal)) if refusal.kind == RefusalKind::PermissionDenied => {
-            shared.denials.denied(id(&range), &refusal);
+            shared
+                .denials
+                .note(&range, &Failure::Refused(refusal.clone()));
             warn!(endpoint = %endpoint.name, "ending the watches of a range that may no longer be read");
             shared.live.refuse(&range, refusal);
             None

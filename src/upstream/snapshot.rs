@@ -39,10 +39,11 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// before it was taken.
 pub(super) fn snapshot(shared: Arc<Shared>, of: KeyRange, keys_only: bool) -> UpstreamEvents {
     Box::pin(stream! {
-        let mut reader = Reader::new(&shared, of, keys_only);
+        let mut reader = Reader::new(&shared, of.clone(), keys_only);
         let (header, mut page) = match reader.first().await {
             Ok(first) => first,
             Err(failure) => {
+                shared.denials.note(&of, &failure);
                 debug!(%failure, "snapshot not begun");
                 yield failure.into();
                 return;
@@ -65,6 +66,7 @@ pub(super) fn snapshot(shared: Arc<Shared>, of: KeyRange, keys_only: bool) -> Up
                     return;
                 }
                 Err(failure) => {
+                    shared.denials.note(&of, &failure);
                     debug!(%failure, "snapshot lost");
                     yield failure.into();
                     return;

@@ -28,7 +28,7 @@ use crate::{
     proto::etcdserverpb::{
         WatchProgressRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
     },
-    resume::{KeyRange, RefusalKind, Revision, WatchOpened},
+    resume::{KeyRange, Revision, WatchOpened},
 };
 
 /// Connecting and creating; etcd answers a creation at once.
@@ -121,11 +121,8 @@ async fn open(shared: &Shared, spec: &WatchSpec) -> Result<(WatchStream, WatchOp
                 shared.denials.allowed(&id(&spec.selection.range));
                 return Ok((stream, opened));
             }
-            Err(Failure::Refused(refusal)) => {
-                if refusal.kind == RefusalKind::PermissionDenied {
-                    shared.denials.denied(id(&spec.selection.range), &refusal);
-                }
-                let refused = Failure::Refused(refusal);
+            Err(refused @ Failure::Refused(_)) => {
+                shared.denials.note(&spec.selection.range, &refused);
                 endpoint.note(&refused);
                 return Err(refused);
             }

@@ -15,7 +15,7 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// Asks; the port must be open.
+/// Asks, once the port is open.
 pub(crate) async fn ask(address: &str, method: &str, path: &str, headers: &[&str]) -> Answer {
     send(address, method, path, headers, "").await
 }
@@ -28,7 +28,8 @@ pub(crate) async fn send(
     headers: &[&str],
     body: &str,
 ) -> Answer {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    let connect = async || TcpStream::connect(address).await.ok();
+    let mut stream = wait::until("the admin port", connect).await;
     let names_host = headers
         .iter()
         .any(|it| it.to_lowercase().starts_with("host:"));

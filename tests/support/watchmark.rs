@@ -62,6 +62,18 @@ impl Watchmark {
         extra: &[&str],
         tls: Option<ClientTlsConfig>,
     ) -> Self {
+        let mut watchmark = Self::unstarted_in(dir, endpoints, extra);
+        watchmark.tls = tls;
+        watchmark.restart().await;
+        watchmark
+    }
+
+    /// One that is about to be [launched](Self::launch).
+    pub(crate) fn unstarted(endpoints: &[String], extra: &[&str]) -> Self {
+        Self::unstarted_in(TempDir::new().unwrap(), endpoints, extra)
+    }
+
+    fn unstarted_in(dir: TempDir, endpoints: &[String], extra: &[&str]) -> Self {
         let host = Host::claim();
         let mut args = vec![
             "serve".to_owned(),
@@ -72,15 +84,13 @@ impl Watchmark {
             "--log=info,watchmark=debug".to_owned(),
         ];
         args.extend(extra.iter().map(|&flag| flag.to_owned()));
-        let mut watchmark = Self {
+        Self {
             host,
             args,
-            tls,
+            tls: None,
             process: None,
             dir,
-        };
-        watchmark.restart().await;
-        watchmark
+        }
     }
 
     /// Where it keeps its checkpoints.
