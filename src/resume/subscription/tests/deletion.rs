@@ -18,6 +18,15 @@ fn a_deletion_ends_the_stream_and_is_answered_when_it_is_durable() {
 }
 
 #[test]
+fn what_is_stored_or_used_is_not_vacant() {
+    assert!(Machine::new().subscription.is_vacant());
+    assert!(!Machine::stored(record(100)).subscription.is_vacant());
+    let mut machine = Machine::new();
+    machine.subscribe(1);
+    assert!(!machine.subscription.is_vacant());
+}
+
+#[test]
 fn a_deleted_client_id_is_as_good_as_new() {
     let mut machine = delivered_up_to_103();
     machine.delete(1);
@@ -65,9 +74,15 @@ fn acks_during_a_deletion_are_answered_with_its_outcome() {
     machine.delete(1);
     assert_eq!(machine.ack(1, 50), NOTHING);
     assert_eq!(machine.ack_of(1, 2, 103), NOTHING);
+    assert_eq!(machine.ack(3, 104), NOTHING);
     assert_eq!(
         machine.persisted(),
-        ["ack 1 not found", "ack 2 not found", "op 1 ok, was 100"]
+        [
+            "ack 1 not found",
+            "ack 2 not found",
+            "ack 3 not found",
+            "op 1 ok, was 100"
+        ]
     );
 }
 
