@@ -31,6 +31,7 @@ mod verdict;
 use std::{env, fs, str::FromStr, time::Duration};
 
 use run::{Plan, Run};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Without `CHAOS_MINUTES`.
 const SMOKE: Duration = Duration::from_secs(10);
@@ -42,6 +43,21 @@ fn setting<T: FromStr>(name: &str) -> Option<T> {
     value
 }
 
+async fn interrupted() {
+    let mut signals = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ]
+    .map(|kind| signal(kind).unwrap());
+    let [interrupt, terminate, hangup] = &mut signals;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_breaks_no_promise() {
     let seed = setting("CHAOS_SEED").unwrap_or_else(|| u64::from(fastrand::u32(..)));
@@ -51,7 +67,12 @@ async fn chaos_breaks_no_promise() {
     let dir = files::directory(seed);
     println!("logs and data are in {} until it passes", dir.display());
     let plan = Plan { seed, lasts };
-    let (table, broken) = Run::start(plan, dir.clone()).await.play().await;
+    let run = async { Run::start(plan, dir.clone()).await.play().await };
+    let (table, broken) = tokio::select! {
+        outcome = run => outcome,
+        // Dropped, the run ends its processes and unmounts its disk.
+        () = interrupted() => panic!("interrupted"),
+    };
     fs::write(dir.join("table.txt"), &table).unwrap();
     println!("\n{table}");
     assert!(
