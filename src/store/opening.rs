@@ -5,7 +5,8 @@
 //! is touched, and one that fails is left as it was found.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
+    io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -58,13 +59,14 @@ pub(super) fn open(directory: &Directory, sync: &Arc<dyn DiskSync>) -> Result<Op
         fs::create_dir(&tree).map_err(|err| Fault::io(&tree, err))?;
         return open_tree(directory, sync, witness, None);
     }
-    let rehearsed = rehearse(directory, sync, &witness);
-    directory::remove_dir(&directory.rehearsal())?;
-    open_tree(directory, sync, witness, Some(rehearsed?))
+    let rehearsed = rehearse(directory, &witness)?;
+    open_tree(directory, sync, witness, Some(rehearsed))
 }
 
 /// Opens the store again after a write failed, and proves that it takes writes.
 pub(super) fn reopen(directory: &Directory, sync: &Arc<dyn DiskSync>) -> Result<OpenStore, Fault> {
+    let witness = Witness::open(&directory.witness())?;
+    let rehearsed = rehearse(directory, &witness)?;
     // After a failed fdatasync the kernel takes pages for clean that never
     // reached the disk; writing them again is what makes the next sync honest.
     directory::walk(&directory.tree(), &mut |path, is_dir| {
@@ -76,8 +78,7 @@ pub(super) fn reopen(directory: &Directory, sync: &Arc<dyn DiskSync>) -> Result<
         }
         Ok(())
     })?;
-    let witness = Witness::open(&directory.witness())?;
-    let mut store = open_tree(directory, sync, witness, None)?;
+    let mut store = open_tree(directory, sync, witness, Some(rehearsed))?;
     // Two, so that both slots of the witness are written again, too.
     for _ in 0..2 {
         let group = store.contents.group([]);
@@ -107,24 +108,61 @@ pub(super) fn open_or_quarantine(
 }
 
 /// Opens and verifies a copy, so that the original stays as it is if that fails.
-fn rehearse(
-    directory: &Directory,
-    sync: &Arc<dyn DiskSync>,
-    witness: &Witness,
-) -> Result<Verified, Fault> {
+fn rehearse(directory: &Directory, witness: &Witness) -> Result<Verified, Fault> {
     let copy = directory.rehearsal();
     directory::remove_dir(&copy)?;
-    directory::copy_dir(&directory.tree(), &copy)?;
-    let tree = Tree::open(&copy, Arc::clone(sync));
-    let verified = tree.and_then(|tree| {
-        let verified = verify(&tree, witness, &directory.tree(), None);
-        tree.close();
-        verified
-    });
-    verified.map_err(|fault| match fault {
+    let rehearsed =
+        directory::copy_dir(&directory.tree(), &copy).and_then(|()| open_twice(&copy, witness));
+    directory::remove_dir(&copy)?;
+    rehearsed.map_err(|fault| match fault {
         Fault::Corrupt { cause, .. } => Fault::corrupt(directory.tree(), cause),
         other => other,
     })
+}
+
+/// sled passes over damage that it has no use for at present, and may refuse
+/// all because of it when it opens the next time. So that nothing is answered
+/// before that shows, what was written to the copy must be found there again.
+fn open_twice(copy: &Path, witness: &Witness) -> Result<Verified, Fault> {
+    let no_sync: Arc<dyn DiskSync> = Arc::new(NoSync);
+    let tree = Tree::open(copy, Arc::clone(&no_sync))?;
+    let verified = verify(&tree, witness, copy, None).and_then(|verified| {
+        let next = verified.contents.group([]);
+        tree.write(&next.rows)?;
+        Ok((verified, next.commit))
+    });
+    tree.close();
+    let (verified, next) = verified?;
+    let tree = open_once_free(copy, &no_sync)?;
+    let again = tree.rows().and_then(|rows| {
+        let contents = Contents::verify(witness.instance(), next, &rows);
+        contents.map_err(|unsound| fault(copy, unsound))
+    });
+    tree.close();
+    again.map(|_| verified)
+}
+
+/// For what need not survive a power cut.
+#[derive(Debug)]
+struct NoSync;
+
+impl DiskSync for NoSync {
+    fn sync_data(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// sled gives the lock of a tree back from a background thread.
+fn open_once_free(path: &Path, sync: &Arc<dyn DiskSync>) -> Result<Tree, Fault> {
+    let deadline = Instant::now() + directory::LOCK_WAIT;
+    loop {
+        match Tree::open(path, Arc::clone(sync)) {
+            Err(Fault::Locked) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
 }
 
 fn open_tree(
@@ -134,15 +172,7 @@ fn open_tree(
     rehearsed: Option<Verified>,
 ) -> Result<OpenStore, Fault> {
     let path = directory.tree();
-    let deadline = Instant::now() + directory::LOCK_WAIT;
-    let tree = loop {
-        match Tree::open(&path, Arc::clone(sync)) {
-            Err(Fault::Locked) if Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            opened => break opened?,
-        }
-    };
+    let tree = open_once_free(&path, sync)?;
     let Verified { contents, .. } = verify(&tree, &witness, &path, rehearsed)?;
     directory::sync_all(&path)?;
     directory::sync_names(&path)?;
@@ -173,11 +203,17 @@ fn verify(
     }
     match Contents::verify(witness.instance(), witness.answered(), &rows) {
         Ok(contents) => Ok(Verified { rows, contents }),
-        Err(Unsound::Newer(found)) => Err(Fault::Newer {
+        Err(unsound) => Err(fault(path, unsound)),
+    }
+}
+
+fn fault(path: &Path, unsound: Unsound) -> Fault {
+    match unsound {
+        Unsound::Newer(found) => Fault::Newer {
             found,
             known: STORE_FORMAT,
-        }),
-        Err(Unsound::Corrupt(cause)) => Err(Fault::corrupt(path, cause)),
+        },
+        Unsound::Corrupt(cause) => Fault::corrupt(path, cause),
     }
 }
 

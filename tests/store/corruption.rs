@@ -1,5 +1,6 @@
-//! Damage: an error, a quarantine, or exactly the right data. Never a panic,
-//! never a wrong or missing checkpoint, and nothing overwritten.
+//! Damage: an error, a quarantine, or exactly the right data. Never a panic of
+//! ours, never one of sled's that nobody catches, never a wrong or missing
+//! checkpoint, and nothing overwritten.
 
 use std::{
     collections::BTreeMap,
@@ -7,78 +8,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use watchmark::{
-    resume::{ClientId, Record},
-    store::{CheckpointStore as _, DiskStore, OnCorruptStore, StoreError},
+use fastrand::Rng;
+use watchmark::store::{CheckpointStore as _, StoreError};
+
+use crate::{
+    damage::{
+        Files, SEGMENT_BYTES, Store, WITHOUT_RECORDS, is_refused, large_store_files, names,
+        store_files,
+    },
+    support::{contents, files, id, open, record, wait, write_files},
+    writer::at_once,
 };
 
-use crate::support::{contents, files, id, open, record, wait, write_files};
-
-type Files = BTreeMap<PathBuf, Vec<u8>>;
-
-/// A store with a past: overwritten, reopened, with and without removals.
-fn store_files(rounds: u64) -> (Files, BTreeMap<ClientId, Record>) {
-    let directory = tempfile::tempdir().unwrap();
-    for round in 1..=rounds {
-        let store = open(directory.path()).unwrap();
-        for number in 0..60 {
-            wait(store.put(&id(number), record(round * 1000))).unwrap();
-        }
-        wait(store.remove(&id(3))).unwrap();
-    }
-    let store = open(directory.path()).unwrap();
-    let expected = contents(&store);
-    drop(store);
-    (files(directory.path()), expected)
-}
-
-/// Opens `damaged`, and says whether that was refused.
-fn is_refused(what: &str, damaged: &Files, expected: &BTreeMap<ClientId, Record>) -> bool {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("data");
-    write_files(&path, damaged);
-    match open(&path) {
-        Ok(store) => {
-            assert_eq!(contents(&store), *expected, "{what}: wrong content");
-            // Sound means writable, too.
-            let answer = wait(store.put(&id(1), record(99_999)));
-            assert_eq!(answer, Ok(()), "{what}: takes no writes");
-            false
-        }
-        Err(err) => {
-            assert!(matches!(err, StoreError::Corrupt { .. }), "{what}: {err:?}");
-            assert_untouched(what, &path, damaged);
-            assert_quarantined(what, &path, damaged);
-            true
-        }
-    }
-}
-
-fn assert_untouched(what: &str, path: &Path, damaged: &Files) {
-    let mut found = files(path);
-    found.remove(Path::new("lock"));
-    let mut expected = damaged.clone();
-    expected.remove(Path::new("lock"));
-    assert!(found == expected, "{what}: something was overwritten");
-}
-
-fn assert_quarantined(what: &str, path: &Path, damaged: &Files) {
-    let store = DiskStore::open(path, OnCorruptStore::Quarantine).unwrap();
-    assert_eq!(store.client_ids(), [], "{what}");
-    let aside = store.quarantined().expect(what).to_owned();
-    wait(store.put(&id(1), record(1))).unwrap();
-    drop(store);
-    let found = files(&aside);
-    for (name, content) in damaged {
-        if let Ok(name) = name.strip_prefix("checkpoints") {
-            assert!(found.get(name) == Some(content), "{what}: {name:?} changed");
-        }
-    }
-    // What is there now is a store like any other.
-    let store = DiskStore::open(path, OnCorruptStore::Quarantine).unwrap();
-    assert_eq!(store.quarantined(), None);
-    assert_eq!(store.client_ids(), [id(1)]);
-}
+/// Stores looked at at once.
+const WORKERS: usize = 6;
+/// `WATCHMARK_TEST_DAMAGES` asks for more.
+const RANDOM_DAMAGES: usize = 150;
 
 /// `count` offsets, spread over `length`, ends included.
 fn offsets(length: usize, count: usize) -> impl Iterator<Item = usize> {
@@ -95,8 +40,77 @@ fn offsets(length: usize, count: usize) -> impl Iterator<Item = usize> {
         })
 }
 
-fn names(files: &Files) -> Vec<PathBuf> {
-    files.keys().cloned().collect()
+/// A file, what is done to it, and how that is called.
+type Damage = (PathBuf, String, Box<dyn Fn(&mut Vec<u8>) + Send + Sync>);
+
+fn damage(
+    file: &Path,
+    what: String,
+    change: impl Fn(&mut Vec<u8>) + Send + Sync + 'static,
+) -> Damage {
+    (file.to_owned(), what, Box::new(change))
+}
+
+/// Both stores, and the files of each that are damaged: of the large one those
+/// that are large.
+fn stores() -> [(Store, Files); 2] {
+    let small = store_files(3);
+    let all = small.0.clone();
+    [(small, all), large_store()]
+}
+
+fn large_store() -> (Store, Files) {
+    let large = large_store_files();
+    let mut few = large.0.clone();
+    few.retain(|_, content| content.len() > SEGMENT_BYTES);
+    (large, few)
+}
+
+/// How many of the `damages` were refused, by file.
+fn refusals((pristine, expected): &Store, damages: &[Damage]) -> BTreeMap<PathBuf, usize> {
+    let refused = at_once(WORKERS, damages.len(), |number| {
+        let (name, what, change) = &damages[number];
+        let mut damaged = pristine.clone();
+        change(damaged.get_mut(name).unwrap());
+        let what = format!("{}: {what}", name.display());
+        let is_same = damaged == *pristine;
+        let is_refused = is_refused(&what, &damaged, expected);
+        assert!(!(is_same && is_refused), "{what}: refused undamaged");
+        (name.clone(), usize::from(is_refused))
+    });
+    let mut counts = BTreeMap::new();
+    for (name, is_refused) in refused {
+        *counts.entry(name).or_insert(0) += is_refused;
+    }
+    counts
+}
+
+/// Where sled's headers, and everybody's ends, are.
+fn edges(length: usize) -> Vec<usize> {
+    let segments = (0..=(length / SEGMENT_BYTES).min(3)).map(|it| it * SEGMENT_BYTES);
+    let around = |at: usize| [at.saturating_sub(1), at, at + 7, at + 19];
+    let mut edges: Vec<usize> = segments.flat_map(around).chain([length]).collect();
+    edges.extend((1..4).map(|n| length * n / 4));
+    edges.push(length.saturating_sub(1));
+    edges.retain(|&at| at <= length);
+    edges.sort_unstable();
+    edges.dedup();
+    edges
+}
+
+#[test]
+fn the_files_of_a_store_are_those_that_are_damaged_here() {
+    let (files, _) = store_files(1);
+    let is_known = |name: &PathBuf| {
+        let known = ["lock", "checkpoints/witness", "checkpoints/tree/"];
+        known
+            .iter()
+            .any(|it| name.to_str().unwrap().starts_with(it))
+    };
+    assert!(files.keys().all(is_known), "{:?}", names(&files));
+    for name in ["conf", "db"] {
+        assert!(files.contains_key(&Path::new("checkpoints/tree").join(name)));
+    }
 }
 
 #[test]
@@ -116,52 +130,164 @@ fn a_file_that_is_gone_is_noticed() {
 }
 
 #[test]
-fn a_truncated_file_is_noticed() {
-    let (pristine, expected) = store_files(2);
-    for name in names(&pristine) {
-        for length in offsets(pristine[&name].len(), 14) {
-            let mut damaged = pristine.clone();
-            damaged.get_mut(&name).unwrap().truncate(length);
-            is_refused(&format!("{name:?} cut to {length}"), &damaged, &expected);
+fn a_file_cut_short_or_too_long_is_noticed() {
+    for (store, damaged) in stores() {
+        let mut damages = Vec::new();
+        for (name, content) in &damaged {
+            for length in edges(content.len()) {
+                let what = format!("cut to {length}");
+                damages.push(damage(name, what, move |it| it.truncate(length)));
+            }
+            for (more, byte) in [(1, 0), (1, 255), (5000, 7), (SEGMENT_BYTES, 0)] {
+                let what = format!("{more} bytes of {byte} appended");
+                damages.push(damage(name, what, move |it| {
+                    it.resize(it.len() + more, byte)
+                }));
+            }
         }
+        let refused = refusals(&store, &damages);
+        let noticed = |(name, count): (&PathBuf, &usize)| *count > 2 || name.ends_with("conf");
+        let matters = |it: &(&PathBuf, &usize)| !it.0.ends_with(WITHOUT_RECORDS);
+        assert!(refused.iter().filter(matters).all(noticed), "{refused:?}");
     }
 }
 
 #[test]
 fn a_flipped_bit_never_gives_an_old_or_wrong_checkpoint() {
-    let (pristine, expected) = store_files(3);
-    let mut refused = 0;
-    for name in names(&pristine) {
-        // Most of sled's log is history, so it gets the most.
-        let count = if name.ends_with("db") { 60 } else { 12 };
-        for (number, at) in offsets(pristine[&name].len(), count).enumerate() {
-            let mut damaged = pristine.clone();
-            if let Some(byte) = damaged.get_mut(&name).unwrap().get_mut(at) {
-                *byte ^= 1 << (number % 8);
+    for (store, damaged) in stores() {
+        let mut damages = Vec::new();
+        for (name, content) in &damaged {
+            let spread = offsets(content.len(), 16).chain(edges(content.len()));
+            for (number, at) in spread.filter(|&at| at < content.len()).enumerate() {
+                let what = format!("bit {} of byte {at}", number % 8);
+                damages.push(damage(name, what, move |it| it[at] ^= 1 << (number % 8)));
             }
-            let what = format!("{name:?} bit {} of byte {at}", number % 8);
-            refused += usize::from(is_refused(&what, &damaged, &expected));
         }
+        let refused = refusals(&store, &damages);
+        let count: usize = refused.values().sum();
+        assert!(count > 5, "the damage hits nothing: {refused:?}");
     }
-    assert!(
-        refused > 10,
-        "only {refused} refused: the damage hits nothing"
-    );
+}
+
+/// sled opened such a store, took writes, and refused to open it again.
+#[test]
+fn damage_that_would_stop_the_next_start_stops_this_one() {
+    let (store, damaged) = large_store();
+    let db = Path::new("checkpoints/tree/db");
+    let headers = (0..damaged[db].len()).step_by(SEGMENT_BYTES);
+    let bytes = headers.flat_map(|at| [at, at + 4, at + 11, at + 19]);
+    let damages: Vec<_> = bytes
+        .map(|at| damage(db, format!("byte {at}"), move |it| it[at] ^= 1))
+        .collect();
+    assert!(refusals(&store, &damages)[db] > 0);
 }
 
 #[test]
-fn zeroed_blocks_never_give_an_old_or_wrong_checkpoint() {
-    let (pristine, expected) = store_files(3);
-    for name in names(&pristine) {
-        for at in offsets(pristine[&name].len(), 16) {
-            let mut damaged = pristine.clone();
-            let content = damaged.get_mut(&name).unwrap();
-            let block = at / 4096 * 4096;
-            let end = (block + 4096).min(content.len());
-            content[block..end].fill(0);
-            is_refused(&format!("{name:?} block {block}"), &damaged, &expected);
+fn a_block_of_something_else_never_gives_an_old_or_wrong_checkpoint() {
+    for (store, damaged) in stores() {
+        let mut damages = Vec::new();
+        for (name, content) in &damaged {
+            let length = content.len();
+            for block in [512, 4096, SEGMENT_BYTES] {
+                for at in offsets(length, 5).map(move |at| at / block * block) {
+                    let end = (at + block).min(length);
+                    let what = format!("{block} zeros at {at}");
+                    damages.push(damage(name, what, move |it| it[at..end].fill(0)));
+                    // As a disk does that writes to the wrong place.
+                    let from = (length / 2) / block * block;
+                    let from = from.min(length - (end - at));
+                    let what = format!("{block} bytes at {at} from {from}");
+                    damages.push(damage(name, what, move |it| {
+                        it.copy_within(from..from + (end - at), at);
+                    }));
+                }
+            }
         }
+        let refused = refusals(&store, &damages);
+        assert!(
+            refused[Path::new("checkpoints/tree/db")] > 10,
+            "{refused:?}"
+        );
     }
+}
+
+#[test]
+fn no_random_damage_gives_an_old_or_wrong_checkpoint() {
+    let count =
+        std::env::var("WATCHMARK_TEST_DAMAGES").map_or(RANDOM_DAMAGES, |it| it.parse().unwrap());
+    let stores = [store_files(3), store_files(40), large_store_files()];
+    let first = fastrand::u64(..1 << 32);
+    let refused = at_once(WORKERS, count, |case| {
+        let seed = first + case as u64;
+        let mut rng = Rng::with_seed(seed);
+        let (pristine, expected) = &stores[rng.usize(..stores.len())];
+        let mut damaged = pristine.clone();
+        let mut what = format!("seed {seed}");
+        for _ in 0..rng.usize(1..4) {
+            what += &damage_at_random(&mut rng, &mut damaged);
+        }
+        usize::from(is_refused(&what, &damaged, expected))
+    });
+    let refused: usize = refused.iter().sum();
+    println!("{refused} of {count} damages were refused, from seed {first}");
+    assert!(refused > count / 3, "the damage hits nothing");
+}
+
+fn damage_at_random(rng: &mut Rng, files: &mut Files) -> String {
+    let names = names(files);
+    let db = names.iter().find(|it| it.ends_with("db"));
+    let name = db.filter(|_| rng.bool());
+    let name = name.unwrap_or_else(|| &names[rng.usize(..names.len())]);
+    let content = files.get_mut(name).unwrap();
+    let length = content.len();
+    if length == 0 {
+        return String::new();
+    }
+    let at = match rng.bool() {
+        true => rng.usize(..length),
+        // sled's headers.
+        false => rng.usize(..=length / SEGMENT_BYTES) * SEGMENT_BYTES + rng.usize(..40),
+    };
+    let at = at.min(length - 1);
+    let end = (at + rng.usize(1..SEGMENT_BYTES)).min(length);
+    let how = match rng.u8(..7) {
+        0..=2 => {
+            content[at] ^= 1 << rng.u8(..8);
+            "a bit".to_owned()
+        }
+        3 => {
+            content.truncate(at);
+            "cut".to_owned()
+        }
+        4 => {
+            rng.fill(&mut content[at..end]);
+            format!("garbage to {end}")
+        }
+        5 => {
+            let from = rng.usize(..=length - (end - at));
+            content.copy_within(from..from + (end - at), at);
+            format!("what is at {from} to {end}")
+        }
+        _ => {
+            files.remove(name);
+            "deleted".to_owned()
+        }
+    };
+    format!(", {} at {at}: {how}", name.display())
+}
+
+#[test]
+fn what_an_interrupted_start_left_behind_is_no_damage() {
+    let (mut files, expected) = store_files(1);
+    for name in [
+        "checkpoints/rehearsal/db",
+        "checkpoints/rehearsal/blobs/7",
+        "checkpoints.new/witness",
+        "checkpoints/tree/blobs/7",
+    ] {
+        files.insert(name.into(), b"rubbish".to_vec());
+    }
+    assert!(!is_refused("leftovers", &files, &expected));
 }
 
 #[test]

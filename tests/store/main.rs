@@ -9,11 +9,14 @@
 mod contract;
 mod corruption;
 mod crash;
+mod damage;
 mod full_disk;
 #[path = "../support/mount.rs"]
 mod mount;
 mod ordering;
 mod power_cut;
 mod refusals;
+mod reordering;
 mod speed;
 mod support;
+mod writer;

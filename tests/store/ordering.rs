@@ -179,6 +179,50 @@ fn a_failed_sync_is_never_an_ok_and_the_store_heals() {
     }
 }
 
+/// Fails a sync, and with it the disk loses most of the file.
+#[derive(Debug)]
+struct LosesTheFile {
+    at: usize,
+    count: AtomicUsize,
+}
+
+impl DiskSync for LosesTheFile {
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        if self.count.fetch_add(1, Ordering::SeqCst) == self.at {
+            file.set_len(300)?;
+            return Err(io::Error::other("the disk is on fire"));
+        }
+        file.sync_data()
+    }
+}
+
+/// Healing opens the store again, and that must not overwrite what is damaged.
+#[test]
+fn a_store_found_damaged_while_it_heals_is_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let sync = Arc::new(LosesTheFile {
+        at: 4,
+        count: AtomicUsize::new(0),
+    });
+    let store = DiskStore::open_with_sync(directory.path(), OnCorruptStore::Fail, sync).unwrap();
+    for checkpoint in 1..=2 {
+        wait(store.put(&id(1), record(checkpoint))).unwrap();
+    }
+    wait(store.put(&id(1), record(3))).unwrap_err();
+    let damaged = files(directory.path());
+    let mut failure = None;
+    until("the store was opened again", || {
+        failure = wait(store.put(&id(1), record(4))).err();
+        matches!(failure, Some(StoreError::Corrupt { .. }))
+    });
+    assert!(!store.is_ready());
+    assert_eq!(checkpoint_of(&store, 1), 2, "what is durable is served");
+    drop(store);
+    assert!(files(directory.path()) == damaged, "overwritten");
+    let refused = open(directory.path()).unwrap_err();
+    assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
+}
+
 #[test]
 fn a_full_queue_refuses_at_once() {
     let directory = tempfile::tempdir().unwrap();

@@ -13,7 +13,8 @@ use watchmark::store::{CheckpointStore as _, DiskStore, OnCorruptStore, StoreErr
 
 use crate::{
     mount::skip_loudly,
-    support::{Syncs, Writer, contents, files, id, open, record, wait},
+    support::{contents, files, id, open, record, wait},
+    writer::{Lives, Syncs, Writer},
 };
 
 fn assert_refused(path: &Path, expected: impl Fn(&StoreError) -> bool) -> String {
@@ -54,19 +55,15 @@ fn a_store_in_use_by_this_process_is_locked() {
 #[test]
 fn a_store_in_use_by_another_process_is_locked_even_without_its_lock_file() {
     let directory = tempfile::tempdir().unwrap();
-    let mut writer = Writer::start(directory.path(), Syncs::All);
-    writer.wait_for_first_ack();
+    let mut writer = Writer::start(directory.path(), Syncs::All, Lives::new());
+    writer.wait_for_first_answer();
     assert_refused(directory.path(), is_locked);
     fs::remove_file(directory.path().join("lock")).unwrap();
     fs::write(directory.path().join("lock"), "").unwrap();
     assert_refused(directory.path(), is_locked);
-    let acked = writer.kill();
+    let mut lives = writer.kill().unwrap();
     let store = open(directory.path()).unwrap();
-    assert!(
-        acked
-            .keys()
-            .all(|&client| store.load(&id(client)).unwrap().is_some())
-    );
+    assert_eq!(lives.settle(&store), Ok(()));
 }
 
 #[test]
