@@ -14,6 +14,8 @@
 mod admin_convert;
 mod admin_service;
 mod calls;
+#[cfg(any(test, fuzzing))]
+pub mod any_bytes;
 mod convert;
 mod edge;
 mod limits;

@@ -103,6 +103,8 @@ impl KeyRange {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn range(key: &'static [u8], range_end: &'static [u8]) -> KeyRange {
@@ -138,5 +140,53 @@ mod tests {
         assert!(!prefix(b"a/").contains(&prefix(b"a")));
         assert!(!prefix(b"a/").contains(&range(b"a/", b"\0")));
         assert!(!range(b"k", b"").contains(&range(b"k", b"k\0\0")));
+    }
+
+    /// As etcd decides it.
+    fn has(range: &KeyRange, key: &[u8]) -> bool {
+        let is_below_end = match &range.range_end[..] {
+            b"" => key == range.key,
+            b"\0" => true,
+            end => key < end,
+        };
+        key >= &range.key[..] && is_below_end
+    }
+
+    fn keys() -> impl Strategy<Value = Vec<u8>> {
+        let bytes = prop::sample::select(vec![0, 1, b'a', b'b', 254, 255]);
+        prop::collection::vec(bytes, 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_has_exactly_the_keys_that_begin_with_it(prefix in keys(), key in keys()) {
+            prop_assume!(!key.is_empty());
+            let range = KeyRange::prefix(prefix.clone().into());
+            prop_assert_eq!(has(&range, &key), key.starts_with(&prefix));
+        }
+
+        #[test]
+        fn a_range_has_its_own_first_key_or_is_refused(key in keys(), range_end in keys()) {
+            if let Ok(range) = KeyRange::new(key.clone().into(), range_end.into()) {
+                prop_assert!(has(&range, &key));
+            }
+        }
+
+        #[test]
+        fn one_range_contains_another_exactly_if_it_has_all_its_keys(
+            ends in (keys(), keys(), keys(), keys()), key in keys()
+        ) {
+            let new = |key: Vec<u8>, end: Vec<u8>| KeyRange::new(key.into(), end.into());
+            if let (Ok(a), Ok(b)) = (new(ends.0, ends.1), new(ends.2, ends.3)) {
+                if a.contains(&b) {
+                    prop_assert!(!has(&b, &key) || has(&a, &key));
+                } else {
+                    // Its first key, or the first one after the other range.
+                    let after = a.end_exclusive().map(|end| end.max(b.key.clone()));
+                    let missing = [Some(b.key.clone()), after].into_iter().flatten();
+                    prop_assert!(missing.into_iter().any(|key| has(&b, &key) && !has(&a, &key)));
+                }
+            }
+        }
     }
 }

@@ -20,6 +20,8 @@
 //! | `committer` | the one thread that writes |
 //! | `disk`, `memory` | the two [`CheckpointStore`]s |
 
+#[cfg(any(test, fuzzing))]
+pub mod any_bytes;
 mod committer;
 mod directory;
 mod disk;

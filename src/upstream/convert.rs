@@ -65,6 +65,24 @@ pub(super) fn check(pair: &KeyValue) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// Checks the pairs of a page of a snapshot that was asked for from `first`
+/// on. Where the next page begins; `None`: nowhere else, the page is empty.
+pub(super) fn key_after_page(
+    first: &Bytes,
+    pairs: &[KeyValue],
+) -> Result<Option<Bytes>, Malformed> {
+    let Some((lowest, highest)) = pairs.first().zip(pairs.last()) else {
+        return Ok(None);
+    };
+    let ascends = pairs.is_sorted_by(|pair, next| pair.key < next.key);
+    if lowest.key < *first || !ascends {
+        return Err(Malformed::Page);
+    }
+    pairs.iter().try_for_each(check)?;
+    // The first key after it.
+    Ok(Some([&highest.key[..], b"\0"].concat().into()))
+}
+
 /// The request that creates the watch of `spec`.
 pub(super) fn create_request(spec: &WatchSpec) -> WatchCreateRequest {
     let filters = [

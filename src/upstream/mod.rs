@@ -23,6 +23,8 @@ use crate::{
     resume::{Guard, GuardReading, KeyRange, ProbeSample, Selection, input},
 };
 
+#[cfg(any(test, fuzzing))]
+pub mod any_bytes;
 mod auth;
 mod call;
 mod catchup;

@@ -6,7 +6,6 @@
 use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
-use bytes::Bytes;
 use prost::Message;
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
@@ -251,15 +250,9 @@ impl<'a> Reader<'a> {
 
     /// Checks the order, and goes on after the last key.
     fn advance(&mut self, pairs: &[KeyValue]) -> Result<(), Failure> {
-        let Some((first, last)) = pairs.first().zip(pairs.last()) else {
-            return Ok(());
-        };
-        let ascends = pairs.is_sorted_by(|pair, next| pair.key < next.key);
-        if first.key < self.rest.key || !ascends {
-            return Err(Malformed::Page.into());
+        if let Some(next) = convert::key_after_page(&self.rest.key, pairs)? {
+            self.rest.key = next;
         }
-        pairs.iter().try_for_each(convert::check)?;
-        self.rest.key = successor(&last.key);
         Ok(())
     }
 
@@ -267,9 +260,4 @@ impl<'a> Reader<'a> {
         let connection = &self.source.as_ref()?.connection;
         guard::compact_revision(self.shared, connection, &self.rest.key).await
     }
-}
-
-/// The first key after `key`.
-fn successor(key: &Bytes) -> Bytes {
-    [key, &b"\0"[..]].concat().into()
 }

@@ -288,7 +288,7 @@ impl WatchStream {
 }
 
 /// What a watch says next.
-enum Said {
+pub(super) enum Said {
     Nothing,
     Item(UpstreamItem),
     Last(UpstreamItem),
@@ -328,7 +328,7 @@ fn read(event: Event, stream: &WatchStream, keys_only: bool) -> Said {
 }
 
 /// Cancellation, events or bookmark.
-fn read_response(
+pub(super) fn read_response(
     response: WatchResponse,
     can_ask_progress: bool,
     keys_only: bool,
