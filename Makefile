@@ -4,12 +4,14 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd simulate chaos check mistakes mutants deps deps-test rust etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd simulate chaos fuzz check mistakes mutants deps deps-test rust etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
 # How many tests, and so etcds, run at once.
 TEST_THREADS ?= 4
+# How long to fuzz.
+MINUTES ?= 7
 # The tests that depend on the version of etcd.
 ETCD_TESTS ?= --test scenarios --test upstream
 
@@ -48,6 +50,11 @@ simulate: deps ## live through SEEDS worlds with faults, from SEED on; SEED=n al
 chaos: deps-test ## faults of every kind at once for MINUTES=n; SEED=s repeats their order
 	CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) TEST_FLAGS=--nocapture \
 		scripts/test.sh --test chaos chaos_breaks_no_promise
+
+fuzz: deps ## fuzz what is decoded and the state machine, for MINUTES=7 in all
+	@command -v cargo-fuzz >/dev/null || { \
+		echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	scripts/fuzz.sh $(MINUTES)
 
 check: deps ## formatting, clippy and docs, warnings denied; and the mistakes still apply
 	cargo fmt --all --check
