@@ -71,7 +71,7 @@ async fn connections_that_use_up_all_files_keep_others_out_only_while_they_last(
 }
 
 /// More than the tests below ever need; far less than what they throw.
-const RESIDENT_BYTES_MAX: u64 = 200 << 20;
+const RESIDENT_BYTES_MAX: u64 = 100 << 20;
 
 /// A subscriber that acknowledges all it gets, while the writer writes.
 pub(crate) struct Bystander {
@@ -252,7 +252,7 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
         ("a header bomb", frame(Kind::Headers, END_HEADERS, 1, &bomb)),
         (
             "headers without an end",
-            [cut_off(&long), goes_on(&long).repeat(500)].concat(),
+            [cut_off(&long), goes_on(&long).repeat(4000)].concat(),
         ),
         (
             "headers byte by byte",
