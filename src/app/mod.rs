@@ -8,7 +8,14 @@
 mod listener;
 mod tls;
 
-use std::{future, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future,
+    hash::{BuildHasher, RandomState},
+    io,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -242,6 +249,7 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
         resume: config.resume.clone(),
         subscriptions_max: config.max_subscriptions,
         origin,
+        seed: RandomState::new().hash_one(0),
     };
     let registry = Arc::new(Registry::measured(
         Arc::clone(&upstream),

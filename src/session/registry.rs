@@ -15,6 +15,7 @@ mod standing;
 use std::{
     collections::{BTreeSet, HashMap},
     future::poll_fn,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -64,6 +65,8 @@ pub struct RegistrySettings {
     pub subscriptions_max: usize,
     /// Where the `Time` of probe samples counts from.
     pub origin: Instant,
+    /// Where all jitter comes from: another one in every process.
+    pub seed: u64,
 }
 
 /// A new stream.
@@ -116,6 +119,7 @@ pub enum AckError {
 pub struct Registry {
     surroundings: Arc<Surroundings>,
     subscriptions_max: usize,
+    seed: u64,
     next_session: AtomicU64,
     draining: watch::Sender<bool>,
     drivers: Arc<Mutex<Drivers>>,
@@ -160,6 +164,7 @@ impl Registry {
                 origin: settings.origin,
             }),
             subscriptions_max: settings.subscriptions_max,
+            seed: settings.seed,
             next_session: AtomicU64::new(unix_micros()),
             draining: watch::Sender::new(false),
             drivers: Arc::default(),
@@ -342,7 +347,7 @@ impl Registry {
             record,
             Arc::clone(&self.surroundings),
             // Differs between subscriptions and between restarts.
-            self.next_session.load(Ordering::Relaxed) ^ hash(client_id),
+            hash(self.seed, client_id),
             self.draining.subscribe(),
             incoming,
         );
@@ -398,7 +403,9 @@ fn unix_micros() -> u64 {
     since_epoch.map_or(1, |since| u64::try_from(since.as_micros()).unwrap_or(1))
 }
 
-fn hash(client_id: &ClientId) -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(client_id)
+/// The same for the same arguments.
+fn hash(seed: u64, client_id: &ClientId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (seed, client_id).hash(&mut hasher);
+    hasher.finish()
 }

@@ -285,6 +285,7 @@ impl Fixture {
                 resume: Settings::default(),
                 subscriptions_max,
                 origin: Instant::now(),
+                seed: 1,
             },
         ));
         let supervisor = tokio::spawn({

@@ -142,7 +142,11 @@ impl Etcd {
             let entry = Entry {
                 key: KEYS[usize::from(change.key) % KEYS.len()].into(),
                 revision,
-                bytes: if change.large { 1_500_000 } else { 10 },
+                bytes: if change.large && !change.delete {
+                    1_500_000
+                } else {
+                    10
+                },
                 deleted: change.delete,
                 epoch,
             };

@@ -153,6 +153,13 @@ impl World {
         if of == epoch {
             return;
         }
+        // What was nothing in the old history is settled in the new one.
+        let at = guard.revision.get();
+        if let Some((_, settled)) = self.settled
+            && self.etcd.events(of, settled, at).is_empty()
+        {
+            self.settled = Some((of, settled.max(at)));
+        }
         self.log
             .push(format!("unseen: {guard:?} holds in history {epoch}"));
         self.count("replaced history that nobody can tell");

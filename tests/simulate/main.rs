@@ -29,6 +29,7 @@
 //! | `world`, `store` | the surroundings of the state machine |
 //! | `check`, `acks`, `identity` | the promises |
 //! | `found` | what broke once, shrunk |
+//! | `sessions` | worlds of the registry, its drivers and outboxes, on a paused clock |
 //!
 //! `make simulate SEEDS=10000` lives through many; `SEED=n make simulate`
 //! replays one, with its log. A share is part of every run of the tests. A
@@ -50,6 +51,7 @@ mod identity;
 mod life;
 mod network;
 mod seeds;
+mod sessions;
 mod steps;
 mod store;
 mod tally;

@@ -126,9 +126,12 @@ fn panics_quietly() {
 
 /// What the last panic of this thread said, and where.
 pub(crate) fn last_panic() -> String {
-    LAST_PANIC
-        .take()
-        .unwrap_or_else(|| "see the panic above".into())
+    take_panic().unwrap_or_else(|| "see the panic above".into())
+}
+
+/// As `last_panic`; `None`: there was none since.
+pub(crate) fn take_panic() -> Option<String> {
+    LAST_PANIC.take()
 }
 
 fn number_from(variable: &str) -> Option<u64> {
