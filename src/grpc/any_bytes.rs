@@ -32,6 +32,7 @@ pub fn subscribe_request(bytes: &[u8]) {
             let rules = EdgeRules {
                 default_range: Some(prefix("a/b")),
                 allowed_ranges: allowed_ranges.clone(),
+                client_id_from_cert: false,
             };
             let asked = match Asked::parse(request.clone()) {
                 Ok(asked) => asked,

@@ -13,9 +13,9 @@
 
 mod admin_convert;
 mod admin_service;
-mod calls;
 #[cfg(any(test, fuzzing))]
 pub mod any_bytes;
+mod calls;
 mod convert;
 mod edge;
 mod limits;

@@ -328,7 +328,7 @@ impl Absurd {
                 Command::OpenWatch { attempt, .. }
                 | Command::ReadHead(attempt)
                 | Command::ReadSnapshot(attempt) => self.attempt = attempt,
-                Command::Persist(_) => self.is_writing = true,
+                Command::Persist(_) | Command::Forget => self.is_writing = true,
                 Command::Deliver(session, message) => {
                     self.hear(&message)?;
                     let room = Input::Outbox(session, self.room);
@@ -338,7 +338,8 @@ impl Absurd {
                 | Command::CaughtUp
                 | Command::CloseUpstream
                 | Command::EndSession(..)
-                | Command::ReplyAck(..) => {}
+                | Command::ReplyAck(..)
+                | Command::ReplyOperation(..) => {}
             }
         }
         Err(TestCaseError::fail("it never comes to rest"))

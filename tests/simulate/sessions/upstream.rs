@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
 use watchmark::{
     proto::watchmark::v1::{Event, KeyValue, event::EventType},
-    resume::{Item, KeyRange, Message, ProbeSample},
-    upstream::{Upstream, UpstreamEvents, UpstreamItem, Watch, WatchSpec},
+    resume::{Guard, Item, KeyRange, Message, ProbeSample},
+    upstream::{GuardAnswer, Upstream, UpstreamEvents, UpstreamItem, Watch, WatchSpec},
 };
 
 use crate::{
@@ -128,6 +128,10 @@ impl Upstream for SimUpstream {
 
     fn probe(&self) -> watch::Receiver<Vec<ProbeSample>> {
         self.probe.subscribe()
+    }
+
+    fn read_guard(&self, _: Guard) -> GuardAnswer {
+        unreachable!("no operator asks in these worlds")
     }
 }
 
