@@ -3,6 +3,9 @@
 //! When no event came for x, the revision that the same member reported at
 //! least y ago, after this watch was created, is assumed to lie behind the
 //! watch. It is a belief, not a proof: it may only ever replace a snapshot.
+//!
+//! What counts is time in which the watch could be heard. A process that was
+//! stopped finds its timers due before it has read what came meanwhile.
 
 use std::collections::VecDeque;
 
@@ -10,6 +13,9 @@ use super::{ProbeSample, Revision, Time};
 
 /// Samples closer together than y over this are not kept, which bounds them.
 const SAMPLES_PER_LAG: u32 = 16;
+/// Between two looks at the clock, y over this counts at most: more than a
+/// running process lets pass, so that at least half of y was spent running.
+const LAG_PER_LOOK: u32 = 2;
 
 /// The samples of one watch.
 #[derive(Debug)]
@@ -17,9 +23,14 @@ pub(super) struct DelayRule {
     member_id: u64,
     opened_at: Time,
     lag: Time,
+    /// When the clock was last looked at.
+    looked_at: Time,
+    /// How much of the time since the watch was created counts.
+    lived: Time,
     /// Old enough.
     ripe: Option<Revision>,
-    /// Not old enough yet, each with the time it was received; ascending.
+    /// Not old enough yet, each with what had been lived when it was received;
+    /// ascending.
     green: VecDeque<(Time, Revision)>,
 }
 
@@ -31,6 +42,8 @@ impl DelayRule {
             member_id,
             opened_at,
             lag,
+            looked_at: opened_at,
+            lived: Time::ZERO,
             ripe: None,
             green: VecDeque::new(),
         }
@@ -38,15 +51,16 @@ impl DelayRule {
 
     /// Takes in a sample that was received at `now`.
     pub(super) fn sample(&mut self, sample: ProbeSample, now: Time) {
+        self.look(now);
         let is_of_this_watch = self.member_id != 0
             && sample.member_id == self.member_id
             && sample.asked_at > self.opened_at;
         let is_spaced = self
             .green
             .back()
-            .is_none_or(|&(at, _)| now >= at + self.lag / SAMPLES_PER_LAG);
+            .is_none_or(|&(at, _)| self.lived >= at + self.lag / SAMPLES_PER_LAG);
         if is_of_this_watch && is_spaced {
-            self.green.push_back((now, sample.revision));
+            self.green.push_back((self.lived, sample.revision));
         }
         // Here too: nobody may ask for what is ripe for as long as events come.
         self.ripe(now);
@@ -54,16 +68,27 @@ impl DelayRule {
 
     /// The newest revision sampled at least y before `now`.
     pub(super) fn ripe(&mut self, now: Time) -> Option<Revision> {
-        while let Some((_, revision)) = self.green.pop_front_if(|&mut (at, _)| at + self.lag <= now)
-        {
+        self.look(now);
+        let lived = self.lived;
+        let is_ripe = |&mut (at, _): &mut (Time, Revision)| at + self.lag <= lived;
+        while let Some((_, revision)) = self.green.pop_front_if(is_ripe) {
             self.ripe = self.ripe.max(Some(revision));
         }
         self.ripe
     }
 
-    /// When the next sample is old enough.
+    /// When the next sample is old enough, if the clock is looked at till then.
     pub(super) fn ripens_at(&self) -> Option<Time> {
-        self.green.front().map(|&(at, _)| at + self.lag)
+        let remaining = |&(at, _): &(Time, Revision)| (at + self.lag).saturating_sub(self.lived);
+        let first = self.green.front();
+        first.map(|sample| self.looked_at + remaining(sample))
+    }
+
+    /// Time has passed. Call it whenever the watch could be heard.
+    pub(super) fn look(&mut self, now: Time) {
+        let passed = now.saturating_sub(self.looked_at);
+        self.lived += passed.min(self.lag / LAG_PER_LOOK);
+        self.looked_at = now;
     }
 }
 
@@ -89,9 +114,20 @@ mod tests {
     fn a_sample_counts_once_it_is_y_old() {
         let mut rule = DelayRule::new(1, at(100), LAG);
         rule.sample(sample(1, 110, 7), at(112));
+        assert_eq!(rule.ripens_at(), Some(at(172)));
+        rule.look(at(142));
         assert_eq!(rule.ripe(at(171)), None);
         assert_eq!(rule.ripens_at(), Some(at(172)));
         assert_eq!(rule.ripe(at(172)), Revision::new(7));
+    }
+
+    #[test]
+    fn time_in_which_the_process_stood_still_makes_no_sample_old() {
+        let mut rule = DelayRule::new(1, at(100), LAG);
+        rule.sample(sample(1, 110, 7), at(112));
+        assert_eq!(rule.ripe(at(5000)), None);
+        assert_eq!(rule.ripens_at(), Some(at(5030)));
+        assert_eq!(rule.ripe(at(9000)), Revision::new(7), "half of y was lived");
     }
 
     #[test]

@@ -91,3 +91,35 @@ fn a_position_from_before_a_replaced_history_that_nobody_was_told_of_is_not_acce
     ];
     run(&PLAIN, &steps, None, false);
 }
+
+/// A process that stood still finds its timers due before it has read what
+/// came meanwhile: time in which nothing could be heard is no silence.
+#[test]
+fn the_delay_rule_does_not_count_time_in_which_the_process_stood_still() {
+    let latest = Subscribe(Ask {
+        latest: true,
+        ..Ask::PLAIN
+    });
+    let change = Step::Commit(vec![Change {
+        key: 0,
+        delete: false,
+        large: false,
+    }]);
+    let steps = [
+        latest,
+        Stored,
+        GO,
+        Stored,
+        Stored,
+        GO,
+        Read(9),
+        Step::Wait(Pause::Seconds(35)),
+        Stored,
+        Read(9),
+        change,
+        Step::Delayed(Act::Go { many: 0, cut: None }),
+        Step::Probe(2, 0),
+        Step::Leap(700),
+    ];
+    run(&PLAIN, &steps, None, false);
+}

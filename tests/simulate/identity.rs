@@ -1,12 +1,15 @@
 //! Which history is it? What the subscription can know of the one that its
 //! position belongs to, and whether an answer of etcd's must make it doubt.
 
+use std::time::Duration;
+
 use watchmark::resume::{
     Fingerprint, Guard, GuardReading, Header, Record, Selection, SnapshotReason,
 };
 
 use crate::{
     etcd::{Position, range},
+    upstream::Attempting,
     world::World,
 };
 
@@ -94,6 +97,7 @@ impl World {
     /// guard read, `false` if it must not.
     pub(crate) fn must_resume(&mut self, guard: &Guard, read: &GuardReading, epoch: usize) -> bool {
         let known = self.known;
+        self.is_behind = *read == GuardReading::Future;
         let GuardReading::Present {
             header,
             mod_revision,
@@ -117,7 +121,11 @@ impl World {
             };
             !is_same && !is_hidden
         });
-        if is_other_cluster || is_other_event || header.raft_term < known.raft_term {
+        if is_other_cluster || is_other_event {
+            return false;
+        }
+        if header.raft_term < known.raft_term {
+            self.is_behind = true;
             return false;
         }
         self.known.see(*header);
@@ -181,6 +189,19 @@ impl World {
         self.durable_epoch = epoch;
         self.in_flight_epoch = epoch;
         self.disk_epoch = epoch;
+    }
+
+    /// etcd was found behind the position: one reading may be a stale one.
+    pub(crate) fn doubts(&mut self) {
+        let now = self.now;
+        let (times, since) = self.doubts.get_or_insert((0, now));
+        *times += 1;
+        let (times, lasted) = (*times, now.saturating_sub(*since));
+        let reads_snapshot = matches!(self.upstream.attempting, Some(Attempting::Snapshot(_)));
+        if reads_snapshot || self.stream.is_none() {
+            let is_confirmed = times >= 3 && lasted >= Duration::from_secs(3);
+            assert!(is_confirmed, "4.5: believed after {times} in {lasted:?}");
+        }
     }
 
     pub(crate) fn head_was_read(&mut self, header: Header, epoch: usize) {

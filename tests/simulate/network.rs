@@ -81,6 +81,11 @@ impl World {
         if let Some(header) = snapshot.filter(|_| goes_on) {
             self.snapshot_was_begun(header);
         }
+        if goes_on && (must_resume.is_some() || snapshot.is_some()) {
+            self.doubts = None;
+        } else if snapshot.is_some() || (must_resume.is_some() && self.is_behind) {
+            self.doubts();
+        }
         let is_opened = self.stream.as_ref().is_some_and(|stream| stream.opened);
         if is_lost && is_watch && is_opened && self.room() != OutboxRoom::None {
             let told = self.machine.stream_state();

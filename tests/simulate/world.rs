@@ -66,6 +66,10 @@ pub(crate) struct World {
     pub(crate) draining: bool,
     /// What the session can know of the history that it follows.
     pub(crate) known: Known,
+    /// The last guard that must not be used found etcd behind, no more.
+    pub(crate) is_behind: bool,
+    /// How often etcd was found behind, and since when.
+    pub(crate) doubts: Option<(u32, Time)>,
     /// Of the attempt under way, as its words are heard.
     pub(crate) heard_epoch: usize,
     /// How many attempts the machine has ended.
@@ -120,6 +124,8 @@ impl World {
             head_read: None,
             draining: false,
             known: Known::default(),
+            is_behind: false,
+            doubts: None,
             heard_epoch: 0,
             ended_attempts: 0,
             was_unseen: false,
@@ -235,6 +241,7 @@ impl World {
         let stream = self.stream.as_mut().expect("an attempt for nobody");
         if !std::mem::replace(&mut stream.has_attempted, true) {
             self.known = Known::stored(self.durable.as_ref());
+            self.doubts = None;
         }
         self.end_attempt();
         self.upstream.attempt = attempt;

@@ -203,6 +203,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let Phase::Watching(watching) = &mut self.phase else {
             return;
         };
+        watching.delay_rule.look(now);
         if is_blocked {
             watching.blocked_since.get_or_insert(now);
         } else if watching.blocked_since.take().is_some() {
