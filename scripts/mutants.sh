@@ -33,7 +33,7 @@ for file; do
 	}
 	case $file in
 	src/resume/*) machine+=(--file "$file") ;;
-	src/grpc/status.rs) table=yes ;;
+	src/grpc/status.rs | src/grpc/status/*) table=yes ;;
 	*)
 		echo "mutants.sh: $file: only src/resume/ and src/grpc/status.rs are known here" >&2
 		exit 2
@@ -59,8 +59,8 @@ if [ ${#machine[@]} -gt 0 ]; then
 fi
 if [ $table = yes ]; then
 	# In place: a copy would build every dependency again.
-	mutate table "$(scripts/scratch.sh whole)" --in-place --file src/grpc/status.rs \
-		-- grpc::status
+	mutate table "$(scripts/scratch.sh whole)" --in-place \
+		--file src/grpc/status.rs --file 'src/grpc/status/*.rs' -- grpc::status
 fi
 
 # A mutant is named without its line and column: those change with every edit.
