@@ -1,8 +1,13 @@
 //! Every row of the table.
 
-use super::*;
+use tonic::Code;
+
+use super::{
+    table::{LATER, NEVER, SOON},
+    *,
+};
 use crate::{
-    resume::{Refusal, StoreFailed},
+    resume::{Refusal, RefusalKind, StoreFailed},
     session::{OperationError, SubscribeError},
 };
 
