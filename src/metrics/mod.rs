@@ -152,6 +152,12 @@ impl ByValue {
         Self { label, family }
     }
 
+    /// How many of `value` there were.
+    pub fn count(&self, value: &'static str) -> u64 {
+        let counter = self.family.get(&[(self.label, value)]);
+        counter.map_or(0, |counter| counter.get())
+    }
+
     /// Counts one of `value`, which is one of the catalog's.
     pub fn inc(&self, value: &'static str) {
         let counter = self.family.get(&[(self.label, value)]);

@@ -253,3 +253,213 @@ fn names<'a>(all: impl ExactSizeIterator<Item = &'a str>) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        resume::{ClientId, KeyRange, OnCompaction, Selection, SessionId},
+        session::{Rendering, SessionOverview},
+        survey::{Certificate, Readiness},
+        upstream::{EndpointStatus, EtcdStatus},
+    };
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn healthy() -> Survey {
+        Survey {
+            at: now(),
+            started_at: now(),
+            readiness: Readiness {
+                is_store_ready: true,
+                is_etcd_reached: true,
+                is_draining: false,
+            },
+            etcd: EtcdStatus::default(),
+            subscriptions: Some(Vec::new()),
+            subscriptions_max: 1000,
+            certificates: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn subscription(client_id: &str) -> Overview {
+        Overview {
+            client_id: ClientId::parse(client_id).unwrap(),
+            selection: Selection {
+                range: KeyRange::prefix("a/".into()),
+                no_put: false,
+                no_delete: false,
+            },
+            record: None,
+            activity: Activity::Live,
+            session: Some(SessionOverview {
+                id: SessionId(1),
+                peer: "unix".to_owned(),
+                since: now() - 2 * HOUR,
+                rendering: Rendering::default(),
+                on_compaction: OnCompaction::Resync,
+                auto_ack: false,
+                max_unacked_events: None,
+            }),
+            delivered: None,
+            unacked_events: 0,
+            oldest_unacked_at: None,
+            behind_since: None,
+            last_event_at: None,
+            last_advance: None,
+            resyncs: 0,
+        }
+    }
+
+    fn endpoint(url: &str, kind: Option<FailureKind>) -> EndpointStatus {
+        EndpointStatus {
+            url: url.to_owned(),
+            version: Some("3.6.0".to_owned()),
+            member_id: 1,
+            can_ask_progress: true,
+            failure: kind.map(|kind| EndpointFailure {
+                kind,
+                message: "no".to_owned(),
+                since: now() - HOUR,
+            }),
+        }
+    }
+
+    fn found(survey: &Survey) -> Vec<(Reason, Option<SystemTime>)> {
+        let problems = problems(survey, None, None);
+        problems
+            .into_iter()
+            .map(|it| (it.reason, it.since))
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_wrong_with_what_is_well() {
+        let mut survey = healthy();
+        survey.etcd.endpoints = vec![endpoint("http://a", None)];
+        survey.subscriptions = Some(vec![subscription("app")]);
+        assert_eq!(problems(&survey, None, None), []);
+    }
+
+    #[test]
+    fn a_subscriber_stuck_for_an_hour_is_named_and_one_that_is_away_is_not() {
+        let mut acks_nothing = subscription("acks-nothing");
+        acks_nothing.oldest_unacked_at = Some(now() - HOUR);
+        let mut reads_nothing = subscription("reads-nothing");
+        reads_nothing.activity = Activity::Blocked;
+        reads_nothing.behind_since = Some(now() - HOUR / 2);
+        let mut slow = subscription("slow");
+        slow.oldest_unacked_at = Some(now() - STUCK_AFTER / 2);
+        let mut catching_up = subscription("catching-up");
+        catching_up.activity = Activity::CatchingUp;
+        catching_up.behind_since = Some(now() - HOUR);
+        let mut away = subscription("away");
+        away.session = None;
+        away.oldest_unacked_at = Some(now() - HOUR);
+        let mut survey = healthy();
+        let all = vec![acks_nothing, reads_nothing, slow, catching_up, away];
+        survey.subscriptions = Some(all);
+        let found = problems(&survey, None, None);
+        let [problem] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(problem.reason, Reason::SubscriptionBlocked);
+        assert_eq!(problem.since, Some(now() - HOUR));
+        let message = &problem.message;
+        assert!(
+            message.starts_with("acks-nothing, reads-nothing: "),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn one_dead_endpoint_of_two_is_less_than_all() {
+        let mut survey = healthy();
+        let lost = Some(FailureKind::Unreachable);
+        survey.etcd.endpoints = vec![endpoint("http://a", lost), endpoint("http://b", None)];
+        let since = Some(now() - HOUR);
+        assert_eq!(found(&survey), [(Reason::EtcdEndpointUnreachable, since)]);
+        survey.etcd.endpoints[1] = endpoint("http://b", lost);
+        assert_eq!(found(&survey), [(Reason::EtcdUnreachable, since)]);
+        let told = &problems(&survey, None, None)[0].message;
+        assert_eq!(told, "http://a, http://b: no");
+    }
+
+    #[test]
+    fn each_kind_of_failure_has_its_reason_and_the_worst_comes_first() {
+        let mut survey = healthy();
+        let kinds = [
+            (FailureKind::Other, Reason::EtcdFailing),
+            (FailureKind::NoLeader, Reason::EtcdNoLeader),
+            (FailureKind::PermissionDenied, Reason::EtcdPermissionDenied),
+            (FailureKind::Unauthenticated, Reason::EtcdUnauthenticated),
+            (FailureKind::Tls, Reason::EtcdTls),
+        ];
+        survey.etcd.endpoints = kinds
+            .map(|(kind, _)| endpoint("http://a", Some(kind)))
+            .to_vec();
+        survey.readiness.is_store_ready = false;
+        let mut expected = vec![Reason::StoreUnavailable];
+        expected.extend(kinds.iter().rev().map(|&(_, reason)| reason));
+        let reasons: Vec<Reason> = found(&survey)
+            .into_iter()
+            .map(|(reason, _)| reason)
+            .collect();
+        assert_eq!(reasons, expected);
+    }
+
+    #[test]
+    fn a_certificate_is_a_problem_a_week_before_its_end() {
+        let mut survey = healthy();
+        let mut certificate = Certificate {
+            flag: "--tls-cert-file",
+            not_after: Some(now() + 2 * EXPIRES_SOON),
+            problem: None,
+        };
+        let mut told = |certificate: &Certificate| {
+            survey.certificates = vec![certificate.clone()];
+            found(&survey)
+        };
+        assert_eq!(told(&certificate), []);
+        certificate.not_after = Some(now() + EXPIRES_SOON / 2);
+        assert_eq!(told(&certificate), [(Reason::CertificateExpiresSoon, None)]);
+        let ended = Some(now() - HOUR);
+        certificate.not_after = ended;
+        certificate.problem = Some("garbage".to_owned());
+        assert_eq!(
+            told(&certificate),
+            [
+                (Reason::CertificateExpired, ended),
+                (Reason::CertificateUnusable, None)
+            ]
+        );
+    }
+
+    #[test]
+    fn the_rest_is_told_too() {
+        let mut survey = healthy();
+        survey.subscriptions_max = 1;
+        survey.subscriptions = Some(vec![subscription("app")]);
+        assert_eq!(found(&survey), [(Reason::TooManySubscriptions, None)]);
+        survey.subscriptions = None;
+        assert_eq!(found(&survey), [(Reason::SubscriptionsUnknown, None)]);
+        survey.subscriptions = Some(Vec::new());
+        let quarantined = problems(&survey, None, Some("/data/corrupt-1"));
+        assert_eq!(quarantined[0].reason, Reason::StoreQuarantined);
+        assert!(quarantined[0].message.contains("/data/corrupt-1"));
+    }
+
+    #[test]
+    fn the_readme_has_every_reason() {
+        let readme = include_str!("../../README.md");
+        for reason in Reason::ALL {
+            let reason = format!("`{}`", reason.as_str());
+            assert!(readme.contains(&reason), "{reason} is not in the README");
+        }
+    }
+}

@@ -17,6 +17,7 @@ use tokio::{
     time::Instant,
 };
 use watchmark::{
+    metrics::Sessions,
     proto::watchmark::v1::{Event, KeyValue},
     resume::{
         ClientId, Guard, GuardReading, Header, KeyRange, OnCompaction, ProbeSample, Record,
@@ -146,6 +147,16 @@ impl Attempt {
         soon("the driver reads", self.say.send(said)).await.unwrap();
     }
 
+    /// Whether the driver has given it up.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.say.is_closed()
+    }
+
+    /// Whether progress was asked for, and nobody looked.
+    pub(crate) fn is_asked(&self) -> bool {
+        !self.asked_progress.is_empty()
+    }
+
     /// Whether all that was said has been read.
     pub(crate) fn is_read(&self) -> bool {
         self.say.capacity() == self.say.max_capacity()
@@ -258,6 +269,7 @@ pub(crate) struct Fixture {
     pub(crate) registry: Arc<Registry>,
     pub(crate) store: Arc<FakeStore>,
     pub(crate) etcd: Arc<FakeEtcd>,
+    pub(crate) metrics: Sessions,
     asked: mpsc::Receiver<Asked>,
     supervisor: tokio::task::JoinHandle<()>,
 }
@@ -278,7 +290,8 @@ impl Fixture {
             history: Mutex::new(Some((0, 10))),
             guards_read: AtomicUsize::new(0),
         });
-        let registry = Arc::new(Registry::new(
+        let metrics = Sessions::default();
+        let registry = Arc::new(Registry::measured(
             Arc::clone(&etcd) as Arc<dyn Upstream>,
             Arc::clone(&store) as Arc<dyn CheckpointStore>,
             RegistrySettings {
@@ -287,6 +300,7 @@ impl Fixture {
                 origin: Instant::now(),
                 seed: 1,
             },
+            metrics.clone(),
         ));
         let supervisor = tokio::spawn({
             let registry = Arc::clone(&registry);
@@ -296,6 +310,7 @@ impl Fixture {
             registry,
             store,
             etcd,
+            metrics,
             asked,
             supervisor,
         }

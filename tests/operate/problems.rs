@@ -36,8 +36,11 @@ async fn named_everywhere(watchmark: &Watchmark, reason: &str, in_log: &str) -> 
     .await;
     let ls = ls(watchmark);
     assert!(ls.contains(reason), "{reason} is not told by ls: {ls}");
-    let log = watchmark.log();
-    assert!(log.contains(in_log), "{in_log} is not in the log: {log}");
+    let what = format!("{in_log:?} in the log");
+    wait::until(&what, async || {
+        watchmark.log().contains(in_log).then_some(())
+    })
+    .await;
     message
 }
 

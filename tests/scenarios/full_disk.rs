@@ -56,11 +56,37 @@ async fn a_full_disk_refuses_acks_goes_on_delivering_and_heals() {
         refused.message
     );
     until_health_is(&scenario.watchmark, ServingStatus::NotServing).await;
+    let metrics = scenario.watchmark.get("/metrics").await.body;
+    for sample in [
+        "watchmark_ready 0",
+        "watchmark_store_ready 0",
+        "watchmark_problem{reason=\"STORE_UNAVAILABLE\"} 1",
+    ] {
+        assert!(metrics.contains(sample), "{sample} is not in {metrics}");
+    }
+    let readyz = scenario.watchmark.get("/readyz").await;
+    assert_eq!(readyz.status, 503);
+    assert!(readyz.body.contains("[-] store"), "{}", readyz.body);
+    let problems = scenario.watchmark.problems().await;
+    let problem = problems.iter().find(|(it, _)| it == "STORE_UNAVAILABLE");
+    assert!(problem.unwrap().1.contains("--data-dir"), "{problem:?}");
+    assert!(
+        scenario
+            .watchmark
+            .log()
+            .contains("checkpoint store takes no writes")
+    );
     let last = scenario.writer.put("a/2", "").await;
     subscriber.events_until(last).await;
 
     fs::remove_file(filler).unwrap();
     until_health_is(&scenario.watchmark, ServingStatus::Serving).await;
+    wait::until("the metrics to say so", async || {
+        let metrics = scenario.watchmark.get("/metrics").await.body;
+        let is_over = ["watchmark_ready 1", "watchmark_store_ready 1"];
+        is_over.iter().all(|it| metrics.contains(it)).then_some(())
+    })
+    .await;
     assert_eq!(subscriber.ack(last).await.unwrap(), last);
     assert!(acked < last);
 
