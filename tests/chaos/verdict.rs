@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use watchmark::proto::watchmark::v1::{SnapshotReason, StreamState, subscribe_response::Message};
+use watchmark::proto::watchmark::v1::{
+    SnapshotBegin, SnapshotReason, StreamState, subscribe_response::Message,
+};
 
 use crate::support::history::{End, History, Record, Stream, Tick, broken_promises};
 
@@ -84,12 +86,8 @@ fn checkpoint(record: &Record) -> i64 {
 fn without_promises_of_old(record: &Record, common: i64, number: usize) -> Record {
     let mut record = record.clone();
     let says_something = |stream: &Stream| {
-        stream.received.iter().any(|(_, message)| match message {
-            Message::Events(_) | Message::SnapshotEnd(_) => true,
-            // It looked at etcd, and found nothing wrong.
-            Message::State(state) => state.state() == StreamState::Live,
-            _ => false,
-        })
+        let mut messages = stream.received.iter();
+        messages.any(|(_, message)| beginning(message).is_some())
     };
     let is_of_old = |stream: &Stream| {
         let opened = stream.opened();
@@ -106,7 +104,6 @@ fn without_promises_of_old(record: &Record, common: i64, number: usize) -> Recor
 /// Who had a checkpoint that the new history does not have must be told so
 /// before anything else. `false`: there was no stream that could.
 fn told(record: &Record, before: i64, common: i64) -> Result<bool, String> {
-    let own_position = |stream: &Stream| stream.request.resume_after > 0;
     for stream in &record.streams {
         if let Some((_, End::Status(_, reason))) = &stream.end
             && reason == "HISTORY_REPLACED"
@@ -116,32 +113,54 @@ fn told(record: &Record, before: i64, common: i64) -> Result<bool, String> {
         let Some((_, opened)) = stream.opened() else {
             continue;
         };
-        if opened.checkpoint > common || (opened.checkpoint > 0 && own_position(stream)) {
-            return Err(format!(
-                "a stream went on after {} (resumed: {}), {before} was the checkpoint, and \
-                 the history was replaced after {common}",
-                opened.checkpoint, opened.resumed
-            ));
-        }
-        if opened.checkpoint > 0 {
+        match stream.received.iter().find_map(|(_, m)| beginning(m)) {
+            None => {}
+            Some(Beginning::GoesOn) if opened.checkpoint > common => {
+                return Err(format!(
+                    "a stream went on after {} (resumed: {}), {before} was the checkpoint, and \
+                     the history was replaced after {common}",
+                    opened.checkpoint, opened.resumed
+                ));
+            }
             // Nothing of what it has seen was lost.
-            return Ok(false);
+            Some(Beginning::GoesOn) => return Ok(false),
+            Some(Beginning::Snapshot(begin)) => return tells(begin, before, common),
         }
-        let begin = stream.received.iter().find_map(|(_, m)| match m {
-            Message::SnapshotBegin(begin) => Some(begin),
-            _ => None,
-        });
-        let Some(begin) = begin else { continue };
-        return match begin.reason() {
-            SnapshotReason::HistoryReplaced => Ok(true),
-            // No guard can be read any more where the new history was compacted
-            // past the checkpoint: the loss shows all the same.
-            SnapshotReason::Compacted if begin.compact_revision > before => Ok(true),
-            reason => Err(format!(
-                "a snapshot came with {reason:?}, {before} was the checkpoint, and the history \
-                 was replaced after {common}"
-            )),
-        };
     }
     Ok(false)
+}
+
+/// The first thing that a stream says of etcd.
+enum Beginning<'a> {
+    Snapshot(&'a SnapshotBegin),
+    GoesOn,
+}
+
+fn beginning(message: &Message) -> Option<Beginning<'_>> {
+    match message {
+        Message::SnapshotBegin(begin) => Some(Beginning::Snapshot(begin)),
+        Message::Events(_) => Some(Beginning::GoesOn),
+        // It looked at etcd, and found nothing wrong.
+        Message::State(state) if state.state() == StreamState::Live => Some(Beginning::GoesOn),
+        _ => None,
+    }
+}
+
+fn tells(begin: &SnapshotBegin, before: i64, common: i64) -> Result<bool, String> {
+    match begin.reason() {
+        SnapshotReason::HistoryReplaced => Ok(true),
+        // No guard can be read any more where the new history was compacted
+        // past the checkpoint: the loss shows all the same.
+        SnapshotReason::Compacted if compacted_past(begin, before) => Ok(true),
+        reason => Err(format!(
+            "a snapshot came with {reason:?}, {before} was the checkpoint, and the history was \
+             replaced after {common}"
+        )),
+    }
+}
+
+/// etcd does not always say what its compact_revision is.
+fn compacted_past(begin: &SnapshotBegin, revision: i64) -> bool {
+    let compacted = begin.compact_revision;
+    compacted > revision || compacted == 0 && begin.revision > revision
 }
