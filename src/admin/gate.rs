@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use axum::http::{HeaderMap, Method, Uri, header, uri::Authority};
 
-/// gRPC calls, which all are POST, that change nothing; a `*` ends a prefix.
+/// gRPC calls that change nothing; a `*` ends a prefix.
 const READING_CALLS: &[&str] = &[
     "/watchmark.v1.AdminService/Get*",
     "/watchmark.v1.AdminService/List*",
@@ -38,7 +38,7 @@ pub(super) fn admit(asked: &Asked<'_>) -> Result<(), &'static str> {
     if asked.is_for_this_host && host.is_some() && !is_named_plainly {
         return Err("this port is on loopback: use 127.0.0.1, [::1] or localhost in the URL");
     }
-    if is_read(asked.method, asked.uri.path()) {
+    if is_read(asked) {
         return Ok(());
     }
     if !asked.is_local {
@@ -69,13 +69,24 @@ fn is_number_or_localhost(host: &Authority) -> bool {
     host.eq_ignore_ascii_case("localhost") || number.parse::<IpAddr>().is_ok()
 }
 
-fn is_read(method: &Method, path: &str) -> bool {
+/// Whether it is a gRPC call, which is answered whatever its method.
+pub(super) fn is_call(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn is_read(asked: &Asked<'_>) -> bool {
     let is_reading_call = || {
+        let path = asked.uri.path();
         READING_CALLS
             .iter()
             .any(|call| path.starts_with(call.trim_end_matches('*')))
     };
-    matches!(*method, Method::GET | Method::HEAD) || (*method == Method::POST && is_reading_call())
+    match *asked.method {
+        Method::GET | Method::HEAD => !is_call(asked.headers),
+        Method::POST => is_reading_call(),
+        _ => false,
+    }
 }
 
 /// What browsers add to what a page sends.
@@ -213,6 +224,17 @@ mod tests {
             "/log",
         ] {
             assert!(!is_admitted(&call(path)), "{path}");
+        }
+        // A call is answered whatever its method, so that says nothing of it.
+        for method in ["GET", "HEAD"] {
+            assert!(
+                !is_admitted(&Case {
+                    method,
+                    headers: &[("content-type", "application/grpc+proto")],
+                    ..call("/watchmark.v1.AdminService/DeleteSubscription")
+                }),
+                "{method}"
+            );
         }
         for method in ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"] {
             assert!(

@@ -74,7 +74,7 @@ async fn guarded(State(gate): State<Gate>, request: Request, next: Next) -> Resp
         is_for_this_host: gate.is_for_this_host,
     });
     if let Err(why) = admitted {
-        if is_grpc(&request) {
+        if gate::is_call(request.headers()) {
             return grpc::local_only();
         }
         return plain(StatusCode::FORBIDDEN, format!("{why}\n"));
@@ -102,14 +102,9 @@ fn is_local(request: &Request) -> bool {
     peer.is_some_and(Peer::is_local)
 }
 
-fn is_grpc(request: &Request) -> bool {
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"))
-}
-
 /// gRPC calls go to their services; all others went to a wrong path.
 async fn elsewhere(services: Router, request: Request) -> Response {
-    if is_grpc(&request) {
+    if gate::is_call(request.headers()) {
         return services.oneshot(request).await.into_response();
     }
     plain(
