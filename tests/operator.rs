@@ -448,3 +448,61 @@ async fn a_list_does_not_wait_for_an_etcd_that_is_away() {
         (None, None)
     );
 }
+
+/// Nobody sends it anything any more: it must notice by itself.
+#[tokio::test]
+async fn a_place_is_free_although_acks_waited_for_the_deletion() {
+    let mut fixture = Fixture::new(1);
+    let (_stream, _watch) = delivered_up_to_13(&mut fixture).await;
+    fixture.store.memory.hold();
+    let registry = Arc::clone(&fixture.registry);
+    let deleting = tokio::spawn(async move { registry.delete(&client_id("orders")).await });
+    until("the deletion is held", || {
+        fixture.store.memory.held_count() == 1
+    })
+    .await;
+    let mut late = Box::pin(fixture.ack("orders", 13));
+    assert!((&mut late).now_or_never().is_none());
+    fixture.store.memory.release();
+    soon("the deletion", deleting).await.unwrap().unwrap();
+    assert!(late.await.unwrap_err().contains("NotFound"));
+    until("its task ends", || fixture.registry.running() == 0).await;
+    assert!(fixture.registry.client_ids().is_empty());
+    let (_stream, _watch) = fixture.subscribe_at_10("invoices").await;
+}
+
+/// It holds the mailbox while the task finds that it is not needed any more.
+#[tokio::test]
+async fn a_place_is_free_although_somebody_looked_during_the_deletion() {
+    let mut fixture = Fixture::new(1);
+    let (_stream, _watch) = fixture.subscribe_at_10("orders").await;
+    let client = client_id("orders");
+    let mut deleting = Box::pin(fixture.registry.delete(&client));
+    assert!((&mut deleting).now_or_never().is_none());
+    let mut looking = Box::pin(fixture.registry.overviews());
+    assert!((&mut looking).now_or_never().is_none());
+    soon("the deletion", deleting).await.unwrap();
+    soon("the list", looking).await.unwrap();
+    until("its task ends", || fixture.registry.running() == 0).await;
+    assert!(fixture.registry.client_ids().is_empty());
+}
+
+#[tokio::test]
+async fn a_stream_that_waited_for_a_deletion_is_shown_without_what_was_before() {
+    let mut fixture = Fixture::new(10);
+    let (_stream, _watch) = delivered_up_to_13(&mut fixture).await;
+    assert_eq!(fixture.ack("orders", 12).await, Ok(12));
+    fixture.store.memory.hold();
+    let registry = Arc::clone(&fixture.registry);
+    let deleting = tokio::spawn(async move { registry.delete(&client_id("orders")).await });
+    until("the deletion is held", || {
+        fixture.store.memory.held_count() == 1
+    })
+    .await;
+    let _stream = fixture.subscribe("orders", request()).await;
+    fixture.store.memory.release();
+    soon("the deletion", deleting).await.unwrap().unwrap();
+    fixture.asked_head().await;
+    let seen = overview(&fixture, "orders").await.unwrap();
+    assert_eq!((seen.last_event_at, seen.last_advance), (None, None));
+}

@@ -48,6 +48,10 @@ const WAITING_ACKS_MAX: usize = 1024;
 /// one that stays in the past does not turn into a busy loop.
 const RETIMER_AFTER: Duration = Duration::from_millis(1);
 
+/// A task that has nothing to own any more looks this often whether those who
+/// hold its mailbox, and may never send anything, are gone.
+const LEAVE_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 /// How pairs are shown to a subscriber; may change from session to session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rendering {
@@ -186,7 +190,7 @@ impl Driver {
     pub(super) async fn run(mut self) {
         loop {
             self.run_commands();
-            if self.machine.is_vacant() && self.is_settled() && self.place.leave(&self.mailbox) {
+            if self.owns_nothing() && self.place.leave(&self.mailbox) {
                 return;
             }
             if self.is_draining && self.is_settled() {
@@ -200,6 +204,11 @@ impl Driver {
                 happened => self.take_in(happened),
             }
         }
+    }
+
+    /// There is no subscription, and nobody waits for an answer.
+    fn owns_nothing(&self) -> bool {
+        self.machine.is_vacant() && self.is_settled()
     }
 
     /// Nothing delivered waits for an `Ack`, and no `Ack` for its answer.
@@ -217,7 +226,8 @@ impl Driver {
         // A stream that always has more must not keep the thread to itself.
         tokio::task::coop::consume_budget().await;
         let wants_upstream = self.machine.wants_upstream();
-        let timeout = self.machine.poll_timeout();
+        let leave_at = self.owns_nothing().then(|| self.now() + LEAVE_AGAIN_AFTER);
+        let timeout = leave_at.or_else(|| self.machine.poll_timeout());
         if let Some(timeout) = timeout {
             let soonest = Instant::now() + RETIMER_AFTER;
             let deadline = soonest.max(self.surroundings.origin + timeout);
@@ -258,10 +268,15 @@ impl Driver {
         let now = self.now();
         match happened {
             Happened::Written(written) => {
+                let was_stored = self.machine.record().is_some();
                 let before = Position::of(self.machine.record());
                 self.machine.handle(Input::Persisted(written), now);
                 let record = self.machine.record();
                 self.observer.persisted(before, Position::of(record));
+                if was_stored && record.is_none() {
+                    // Deleted: what comes now is new.
+                    self.account = Account::new(None, now);
+                }
                 self.account.stored(record, now);
             }
             Happened::Draining => {

@@ -241,7 +241,10 @@ impl Registry {
                 revision,
                 answer,
             };
-            if mailbox.send(mail).await.is_ok() {
+            let sent = mailbox.send(mail).await;
+            // Who waits for an answer does not hold up a task that ends.
+            drop(mailbox);
+            if sent.is_ok() {
                 return answered
                     .await
                     .map_err(|_| AckError::DriverStopped)?

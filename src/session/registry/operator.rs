@@ -111,7 +111,7 @@ impl Registry {
     /// The store's.
     pub async fn overview(&self, client_id: &ClientId) -> Result<Option<Overview>, StoreError> {
         if let Some(mailbox) = self.running_mailbox_of(client_id)
-            && let Some(described) = describe(&mailbox).await
+            && let Some(described) = describe(mailbox).await
         {
             return Ok(described);
         }
@@ -227,10 +227,12 @@ impl Registry {
 }
 
 /// What the task says of its subscription; `None`: it does not say anything.
-async fn describe(mailbox: &mpsc::Sender<Mail>) -> Option<Option<Overview>> {
+async fn describe(mailbox: mpsc::Sender<Mail>) -> Option<Option<Overview>> {
     let asked = async {
         let (answer, answered) = oneshot::channel();
         mailbox.send(Mail::Describe { answer }).await.ok()?;
+        // Who waits for an answer does not hold up a task that ends.
+        drop(mailbox);
         answered.await.ok()
     };
     timeout(DESCRIBE_TIMEOUT, asked).await.ok().flatten()
