@@ -1,10 +1,12 @@
 //! What is answered before any service sees the call: one connection too many,
-//! headers too large; and, in our words, a message too large.
+//! headers too large; and, in our words, a message too large, or one that does
+//! not come.
 
 use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tonic::{
@@ -24,6 +26,11 @@ pub(super) const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
 /// gRPC's own headers, and tracing's, take less than 1 KiB; tokens some more.
 pub(super) const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// How long it may take from a call's headers until its answer begins. Longer
+/// than any service takes; without it a call whose message never comes would
+/// hold its memory for as long as the connection.
+const ANSWER_BEGINS_WITHIN: Duration = Duration::from_secs(30);
 
 /// What HTTP/2 itself counts besides name and value (RFC 9113, 6.5.2).
 const HEADER_OVERHEAD_BYTES: usize = 32;
@@ -57,9 +64,13 @@ where
         if let Some(cause) = refusal(&request) {
             return Box::pin(async { Ok(status("", cause).into_http()) });
         }
-        let answer = self.inner.call(request);
+        let answer = tokio::time::timeout(ANSWER_BEGINS_WITHIN, self.inner.call(request));
         Box::pin(async {
-            let answer = answer.await?;
+            let Ok(answer) = answer.await else {
+                let waited = ANSWER_BEGINS_WITHIN;
+                return Ok(status("", Cause::RequestIncomplete { waited }).into_http());
+            };
+            let answer = answer?;
             Ok(if is_about_a_large_message(answer.headers()) {
                 let max_bytes = REQUEST_BYTES_MAX;
                 let cause = Cause::RequestTooLarge {

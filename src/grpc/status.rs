@@ -51,6 +51,9 @@ pub(super) enum Cause {
     TimedOut {
         waited: Duration,
     },
+    RequestIncomplete {
+        waited: Duration,
+    },
     StoreUnavailable(String),
     DriverStopped,
     SubscriptionNotFound,

@@ -1,7 +1,8 @@
 //! One connection, as the gRPC server reads and writes it.
 //!
 //! HTTP/2 looks after those that speak it (keep-alive, in `grpc`). Here is
-//! what comes before: who connects and says nothing does not stay.
+//! what it cannot see: who connects and says nothing, and who takes nothing,
+//! does not stay.
 
 use std::{
     io,
@@ -31,12 +32,19 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection too many is told so.
 const EXCESS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a peer may take nothing at all. HTTP/2's keep-alive does not help
+/// there: its question, and its farewell, are written like anything else. As
+/// long as that takes to find a peer that is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
     io: Io,
     peer: Peer,
     deadline: Option<Deadline>,
+    /// When writing fails, while there is no room.
+    stalled: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
 
@@ -78,8 +86,27 @@ impl Connection {
                 sleep: Box::pin(tokio::time::sleep(timeout)),
                 missing_bytes: PREFACE_BYTES,
             }),
+            stalled: None,
             _place: place,
         }
+    }
+
+    /// `written`, or an error once it has been pending for too long.
+    fn in_time<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| {
+            let timeout = tokio::time::sleep(WRITE_TIMEOUT);
+            Box::pin(timeout)
+        });
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn note_read(&mut self, bytes: usize) {
@@ -129,11 +156,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
+        let written = match &mut self.io {
             Io::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Io::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        };
+        self.in_time(cx, written)
     }
 
     fn poll_write_vectored(
@@ -141,11 +169,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
+        let written = match &mut self.io {
             Io::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Io::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        };
+        self.in_time(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -153,18 +182,20 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
+        let written = match &mut self.io {
             Io::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Io::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        };
+        self.in_time(cx, written)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
+        let written = match &mut self.io {
             Io::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Io::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        };
+        self.in_time(cx, written)
     }
 }

@@ -132,6 +132,17 @@ pub(super) fn row(client_id: &str, cause: Cause) -> Row {
             ),
             &[("flag", "--data-dir".to_owned())],
         ),
+        Cause::RequestIncomplete { waited } => of(
+            Code::DeadlineExceeded,
+            "TIMED_OUT",
+            LATER,
+            format!(
+                "no answer could begin within {} s: the request did not arrive, or what it asks \
+                 for takes too long; repeat it",
+                waited.as_secs()
+            ),
+            &[],
+        ),
         Cause::StoreUnavailable(problem) => store_unavailable(client_id, &problem),
         Cause::DriverStopped => of(
             Code::Unavailable,

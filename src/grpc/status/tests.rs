@@ -164,6 +164,14 @@ fn timed_out() {
 }
 
 #[test]
+fn request_incomplete() {
+    let waited = Duration::from_secs(30);
+    let cause = Cause::RequestIncomplete { waited };
+    let message = check(cause, Code::DeadlineExceeded, "TIMED_OUT", LATER, &[]);
+    assert!(message.contains("30 s"), "{message}");
+}
+
+#[test]
 fn store_unavailable() {
     let failed = StoreFailed("disk full".to_owned());
     for cause in [
