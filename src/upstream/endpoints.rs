@@ -154,6 +154,21 @@ impl Endpoint {
     /// It answered.
     pub(super) fn succeeded(&self, member_id: Option<u64>) {
         self.works();
+        self.answered(member_id);
+    }
+
+    /// It answered that it will not do what it was asked: no reason to pass it
+    /// over. Whom it does not accept it does not serve, operators are told.
+    pub(super) fn refused(&self, failure: &Failure) {
+        if condition::of(failure).is_some() {
+            self.note(failure);
+        } else {
+            self.works();
+        }
+        self.answered(None);
+    }
+
+    fn answered(&self, member_id: Option<u64>) {
         let mut state = self.state();
         state.failures = 0;
         state.passed_over_until = None;

@@ -216,12 +216,13 @@ impl Shared {
                     debug!(endpoint = %endpoint.name, %failure, "no answer from etcd");
                     last = failure;
                 }
-                other => {
+                Err(failure) => {
+                    endpoint.refused(&failure);
+                    return Err(failure);
+                }
+                answer => {
                     endpoint.succeeded(None);
-                    if let Err(failure) = &other {
-                        endpoint.note(failure);
-                    }
-                    return other;
+                    return answer;
                 }
             }
         }

@@ -12,7 +12,7 @@ use tokio::{
 };
 use watchmark::{
     resume::{GuardReading, RefusalKind},
-    upstream::{Etcd, EtcdConfig, Upstream},
+    upstream::{Etcd, EtcdConfig, FailureKind, Upstream},
 };
 
 use super::{
@@ -172,6 +172,23 @@ async fn a_wrong_password_is_refused_and_not_tried_in_a_loop() {
     ));
     let asked = authentications(&server).await - before;
     assert!((1..=3).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_stays_known_and_is_not_taken_for_being_served() {
+    let (server, config) = start(&[]).await;
+    fs::write(config.password_file.as_ref().unwrap(), "wrong").unwrap();
+    let etcd = Etcd::connect(config).unwrap();
+    let mut since = None;
+    for _ in 0..20 {
+        let answer = next(&mut etcd.head(prefix("a/"))).await;
+        assert!(matches!(answer, Item::Refused(_)));
+        assert!(!*etcd.reached().borrow());
+        let failure = etcd.status().endpoints[0].failure.clone().unwrap();
+        assert_eq!(failure.kind, FailureKind::Unauthenticated);
+        assert_eq!(*since.get_or_insert(failure.since), failure.since);
+    }
+    drop(server);
 }
 
 #[tokio::test]
