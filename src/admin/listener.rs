@@ -14,6 +14,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
+    time::Instant,
 };
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
@@ -35,11 +36,14 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The usual cause, no free file descriptor, passes only when others close theirs.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
+/// While that lasts, one line in so long.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Serves until it is dropped, and every connection with it.
 pub(super) async fn serve(listener: TcpListener, router: Router) {
     let mut connections = JoinSet::new();
     let mut oldest_first = VecDeque::<AbortHandle>::new();
+    let mut warned_at = None::<Instant>;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -48,7 +52,10 @@ pub(super) async fn serve(listener: TcpListener, router: Router) {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept a connection on the admin port");
+                if warned_at.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
+                    warned_at = Some(Instant::now());
+                    warn!(%error, "cannot accept a connection on the admin port");
+                }
                 tokio::time::sleep(ACCEPT_RETRY_AFTER).await;
                 continue;
             }

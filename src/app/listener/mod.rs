@@ -203,7 +203,9 @@ impl Stream for Connections {
                     }
                 }
                 Err(error) => {
-                    warn!(%error, "cannot accept a connection");
+                    if let Some(unsaid) = self.throttle.pass(&error.to_string()) {
+                        warn!(%error, unsaid, "cannot accept a connection");
+                    }
                     // Kept, and polled above: what is dropped wakes nobody.
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_RETRY_AFTER)));
                 }

@@ -14,9 +14,13 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// There are a handful; words of a library among them may vary.
 const PROBLEMS_MAX: usize = 32;
 
+/// One place is for all others.
+const NAMED_MAX: usize = PROBLEMS_MAX - 1;
+
 /// One line an interval for each problem; those in between are counted.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
+    /// Those beyond [`NAMED_MAX`] are one, without a name.
     said_by_problem: Mutex<HashMap<String, Said>>,
 }
 
@@ -31,6 +35,12 @@ impl Throttle {
     pub(super) fn pass(&self, problem: &str) -> Option<u64> {
         let said = self.said_by_problem.lock();
         let mut said = said.unwrap_or_else(PoisonError::into_inner);
+        let is_known = said.contains_key(problem);
+        if !is_known && said.len() >= NAMED_MAX {
+            said.retain(|_, said| said.at.elapsed() < LINE_INTERVAL);
+        }
+        let has_a_name = is_known || said.len() < NAMED_MAX;
+        let problem = if has_a_name { problem } else { "" };
         if let Some(said) = said.get_mut(problem) {
             if said.at.elapsed() < LINE_INTERVAL {
                 said.unsaid += 1;
@@ -38,9 +48,6 @@ impl Throttle {
             }
             said.at = Instant::now();
             return Some(std::mem::take(&mut said.unsaid));
-        }
-        if said.len() == PROBLEMS_MAX {
-            said.clear();
         }
         let at = Instant::now();
         said.insert(problem.to_owned(), Said { at, unsaid: 0 });
@@ -65,5 +72,18 @@ mod tests {
             throttle.pass(&format!("{n}"));
         }
         assert!(throttle.said_by_problem.lock().unwrap().len() <= PROBLEMS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_varies_its_problems_cannot_fill_the_log() {
+        let throttle = Throttle::default();
+        let lines = |from: u32| {
+            let problems = (from..from + 1000).map(|n| throttle.pass(&format!("{n}")));
+            problems.flatten().count()
+        };
+        assert!(lines(0) <= PROBLEMS_MAX);
+        assert_eq!(lines(1000), 0);
+        tokio::time::advance(LINE_INTERVAL).await;
+        assert!((1..=PROBLEMS_MAX).contains(&lines(2000)));
     }
 }
