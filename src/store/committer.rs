@@ -38,6 +38,9 @@ const GROUP_BYTES_MAX: usize = 1024 * 1024;
 const REOPEN_AFTER_MIN: Duration = Duration::from_millis(100);
 const REOPEN_AFTER_MAX: Duration = Duration::from_secs(5);
 
+/// A disk that owes an answer for so long is in trouble, whatever it says later.
+const HANGS_AFTER: Duration = Duration::from_secs(10);
+
 /// A change and who waits for it.
 pub(super) struct Job {
     pub(super) change: Change,
@@ -51,6 +54,9 @@ pub(super) struct Shared {
     ready: watch::Sender<bool>,
     /// Why not, and since when.
     trouble: Mutex<Option<(StoreError, SystemTime)>>,
+    /// Since when the disk owes an answer; `None`: it owes none.
+    asked: Mutex<Option<(Instant, SystemTime)>>,
+    path: String,
 }
 
 impl Shared {
@@ -73,7 +79,23 @@ impl Shared {
 
     pub(super) fn trouble(&self) -> Option<(StoreError, SystemTime)> {
         let trouble = self.trouble.lock();
-        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+        let trouble = trouble.unwrap_or_else(PoisonError::into_inner).clone();
+        trouble.or_else(|| self.hanging())
+    }
+
+    /// The thread that would say so waits for the disk itself.
+    fn hanging(&self) -> Option<(StoreError, SystemTime)> {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, since) = asked.filter(|(at, _)| at.elapsed() >= HANGS_AFTER)?;
+        let error = StoreError::Unavailable {
+            path: self.path.clone(),
+            cause: "the disk does not answer".to_owned(),
+        };
+        Some((error, since))
+    }
+
+    fn set_asked(&self, asked: Option<(Instant, SystemTime)>) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = asked;
     }
 
     fn set_trouble(&self, error: Option<StoreError>) {
@@ -117,6 +139,8 @@ impl Committer {
             contents: RwLock::new(store.contents),
             ready: watch::Sender::new(true),
             trouble: Mutex::default(),
+            asked: Mutex::default(),
+            path: directory.data_dir().display().to_string(),
         });
         let committer = Self {
             directory,
@@ -169,7 +193,11 @@ impl Committer {
         }
         let (changes, waiting) = self.collect(first);
         let group = self.shared.read(|contents| contents.group(changes));
-        match self.commit(&group) {
+        let asked = (Instant::now(), SystemTime::now());
+        self.shared.set_asked(Some(asked));
+        let committed = self.commit(&group);
+        self.shared.set_asked(None);
+        match committed {
             Ok(()) => {
                 self.shared.write(|contents| contents.accept(group));
                 answer(waiting, &Ok(()));

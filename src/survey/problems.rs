@@ -91,7 +91,8 @@ pub(super) fn problems(
     quarantined: Option<&str>,
 ) -> Vec<Problem> {
     let mut found = etcd(survey);
-    if !survey.readiness.is_store_ready {
+    // A disk that hangs is no news to who waits for it, so it is still ready.
+    if !survey.readiness.is_store_ready || store.is_some() {
         let (message, since) = match store {
             Some((error, since)) => (error.to_string(), Some(since)),
             None => ("the checkpoint store takes no writes".to_owned(), None),

@@ -11,6 +11,7 @@ mod corruption;
 mod crash;
 mod damage;
 mod full_disk;
+mod hung_disk;
 #[path = "../support/mount.rs"]
 mod mount;
 mod ordering;
