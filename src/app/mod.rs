@@ -5,6 +5,7 @@
 //! configuration), then the store, then callers are let in. It stops in the
 //! reverse order, and nothing depends on that: a kill at any moment is safe.
 
+mod files;
 mod listener;
 mod tls;
 
@@ -114,6 +115,7 @@ pub async fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
                 .to_owned(),
         ));
     }
+    files::raise_limit(config);
     let origin = Instant::now();
     let metrics = Metrics::default();
     let etcd =
