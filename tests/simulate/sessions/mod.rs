@@ -14,6 +14,7 @@
 //! A world is not shrunk: it ends at the step that broke it.
 
 mod store;
+mod subscriber;
 mod upstream;
 mod world;
 

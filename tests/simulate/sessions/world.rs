@@ -1,29 +1,19 @@
 //! The life of a few subscriptions in one process, and of the next process.
 
-mod deaths;
-
 use std::{sync::Arc, time::Duration};
 
 use fastrand::Rng;
 use futures_util::{FutureExt, StreamExt};
 use tokio::{task::JoinHandle, time::Instant};
 use watchmark::{
-    resume::{
-        self, AckRefusal, ClientId, EndReason, OnCompaction, Selection, SessionId, SessionRequest,
-        Settings, Start,
-    },
-    session::{AckError, Ended, Message, Receiver, Registry, RegistrySettings, Rendering},
+    resume::{ClientId, Settings},
+    session::{Registry, RegistrySettings},
     store::CheckpointStore,
     upstream::Upstream,
 };
 
-use super::{
-    Shared,
-    store::SimStore,
-    upstream::{SimUpstream, from_wire, range_of},
-};
+use super::{Shared, store::SimStore, subscriber::Client, upstream::SimUpstream};
 use crate::{
-    check::{Arrival, Stream},
     etcd::{Change, Etcd, rev},
     seeds::take_panic,
     tally::Tally,
@@ -34,41 +24,19 @@ const CLIENTS: usize = 3;
 const STEPS: usize = 150;
 
 /// One world.
-struct World {
-    random: Rng,
-    etcd: Shared<Etcd>,
-    upstream: SimUpstream,
-    store: Arc<SimStore>,
-    registry: Arc<Registry>,
-    supervisor: JoinHandle<()>,
-    clients: Vec<Client>,
-    acks: Vec<(String, JoinHandle<()>)>,
+pub(super) struct World {
+    pub(super) random: Rng,
+    pub(super) etcd: Shared<Etcd>,
+    pub(super) upstream: SimUpstream,
+    pub(super) store: Arc<SimStore>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) supervisor: JoinHandle<()>,
+    pub(super) clients: Vec<Client>,
+    pub(super) acks: Vec<(String, JoinHandle<()>)>,
     /// A driver panicked as ordered: streams may end without a word.
-    panicked: bool,
-    tally: Tally,
-    log: Shared<Vec<String>>,
-}
-
-/// A name, and who subscribes under it.
-struct Client {
-    number: usize,
-    id: ClientId,
-    live: Option<Live>,
-    /// Of this process: the numbers of earlier sessions, if a driver that has
-    /// heard of them still runs.
-    superseded: Vec<SessionId>,
-    /// An `Ack` was answered OK for it.
-    acked: Shared<i64>,
-}
-
-/// A stream, and what it has received.
-struct Live {
-    session: SessionId,
-    messages: Receiver<Message>,
-    seen: Stream,
-    auto_ack: bool,
-    /// The newest revision received whole.
-    received: i64,
+    pub(super) panicked: bool,
+    pub(super) tally: Tally,
+    pub(super) log: Shared<Vec<String>>,
 }
 
 /// From the seed alone.
@@ -194,193 +162,87 @@ impl World {
         }
     }
 
-    /// A new stream; the older one, if there is one, has ended for that.
-    async fn subscribe(&mut self, number: usize) {
-        let auto_ack = self.random.u8(0..4) == 0;
-        let request = SessionRequest {
-            selection: Selection {
-                range: range_of(number),
-                no_put: false,
-                no_delete: false,
-            },
-            start: if self.random.u8(0..4) == 0 {
-                Start::Latest
-            } else {
-                Start::Snapshot
-            },
-            resume_after: None,
-            on_compaction: OnCompaction::Resync,
-            auto_ack,
-            max_unacked_events: None,
-        };
-        let id = self.clients[number].id.clone();
-        if request.start == Start::Latest {
-            self.store.may_begin_at_newest(&id);
+    /// The process dies, and the next one starts.
+    async fn crash(&mut self) {
+        self.tally.count("crash of the process");
+        let waiting = self.store.waiting();
+        let kept = self.random.usize(0..=waiting);
+        if kept < waiting {
+            self.tally.count("write lost with the process");
         }
-        let new =
-            self.registry
-                .subscribe(&id, request, Rendering::default(), "a client".to_owned());
-        let new = new.await.expect("a new stream");
-        self.log.lock().push(format!("{id} subscribes"));
+        self.restart(kept).await;
+    }
+
+    async fn restart(&mut self, kept: usize) {
+        for (_, ack) in self.acks.drain(..) {
+            ack.abort();
+        }
+        self.supervisor.abort();
+        for client in &mut self.clients {
+            client.live = None;
+            client.superseded.clear();
+        }
+        let seed = self.random.u64(..);
+        // What acks and the supervisor still hold goes with them.
+        tokio::task::yield_now().await;
+        self.upstream = SimUpstream::new(self.etcd.clone());
+        let (registry, supervisor) = start(seed, &self.upstream, &self.store);
+        let old = std::mem::replace(&mut self.registry, registry);
+        self.supervisor = supervisor;
+        assert_eq!(
+            Arc::strong_count(&old),
+            1,
+            "somebody holds the dead process"
+        );
+        drop(old);
+        tokio::task::yield_now().await;
+        self.store.crash(kept);
+        self.store.panic_on_next_put(false);
+        self.panicked = false;
+    }
+
+    /// The process is asked to stop: it does, once everything is acknowledged.
+    async fn drain(&mut self) {
+        self.tally.count("drain");
+        for client in 0..CLIENTS {
+            self.read(client, 100);
+        }
+        let registry = Arc::clone(&self.registry);
+        let mut drain = Box::pin(registry.drain());
+        let mut drained = drain.as_mut().now_or_never();
         self.settle_once().await;
-        let client = &mut self.clients[number];
-        if let Some(mut old) = client.live.take() {
-            self.tally.count("takeover");
-            let mut end = None;
-            while let Some(Some(said)) = old.messages.next().now_or_never() {
-                assert!(end.is_none(), "something after the end");
-                end = Some(said);
-            }
-            let is_abandoned = self.panicked && end == Some(Err(Ended::Abandoned));
-            let superseded = Some(Err(Ended::By(EndReason::Superseded)));
-            let had_ended = matches!(end, Some(Err(_))) && end != superseded;
-            assert!(
-                end == superseded || is_abandoned || had_ended,
-                "P10: the older stream says {end:?}"
-            );
-            client.superseded.push(old.session);
-        }
-        client.live = Some(Live {
-            session: new.session,
-            messages: new.messages,
-            seen: Stream::new(new.session.0, None),
-            auto_ack,
-            received: 0,
-        });
-    }
-
-    /// The transport takes up to so many messages.
-    fn read(&mut self, number: usize, many: usize) {
-        for _ in 0..many {
-            let client = &mut self.clients[number];
-            let Some(live) = &mut client.live else {
-                return;
-            };
-            let message = match live.messages.next().now_or_never() {
-                None => return,
-                Some(Some(Ok(message))) => message,
-                Some(Some(Err(Ended::Abandoned))) => {
-                    assert!(self.panicked, "a driver is gone");
-                    client.live = None;
-                    client.superseded.clear();
-                    return;
-                }
-                Some(Some(Err(Ended::By(reason)))) => {
-                    let is_expected = matches!(
-                        reason,
-                        EndReason::StoreFailed(_) | EndReason::UpstreamUnavailable
-                    );
-                    assert!(is_expected, "ended with {reason:?}");
-                    let session = client.live.take().map(|live| live.session);
-                    client.superseded.extend(session);
-                    return;
-                }
-                Some(None) => panic!("no word at the end"),
-            };
-            self.tally.count("messages");
-            let message = from_wire(message);
-            self.log.lock().push(format!("{} < {message:?}", client.id));
-            let mut resumed_at = None;
-            if let resume::Message::Opened {
-                checkpoint: Some(at),
-                ..
-            } = &message
-            {
-                let acked = *client.acked.lock();
-                assert!(at.get() >= acked, "P7: begins at {at} again");
-                let durable = self.store.checkpoint(&client.id);
-                assert!(Some(at.get()) <= durable, "P5: {at} is not on disk");
-                live.received = at.get();
-                resumed_at = Some((0, at.get()));
-            }
-            let etcd = self.etcd.lock();
-            live.seen.receive(
-                &message,
-                &Arrival {
-                    etcd: &etcd,
-                    acked: 0,
-                    resumed_at,
-                    fingerprint: None,
-                    epoch: 0,
-                    mute: true,
-                },
-            );
-            drop(etcd);
-            if let resume::Message::Events {
-                revision,
-                partial: false,
-                ..
-            }
-            | resume::Message::SnapshotEnd { revision, .. } = message
-            {
-                live.received = revision.get();
-                if live.auto_ack {
-                    self.store.settle(&client.id, revision.get());
-                }
+        for client in &mut self.clients {
+            if let Some(mut live) = client.live.take() {
+                let end = live.messages.next().now_or_never();
+                let is_drained = matches!(end, Some(Some(Err(_))));
+                assert!(is_drained, "4.10: the stream says {end:?}");
             }
         }
-    }
-
-    /// An `Ack` call that runs beside everything else.
-    fn ack(&mut self, number: usize) {
-        let client = &mut self.clients[number];
-        let Some(live) = &client.live else {
-            return;
-        };
-        if live.received == 0 {
-            return;
+        for number in 0..CLIENTS {
+            // Whatever was queued may be acknowledged still.
+            let id = self.clients[number].id.clone();
+            let head = self.etcd.lock().head();
+            let mut acks = Vec::new();
+            for revision in 1..=head {
+                acks.push(revision);
+            }
+            self.store.settle(&id, head);
+            for revision in acks {
+                let registry = Arc::clone(&self.registry);
+                let id = id.clone();
+                let ack = async move { drop(registry.ack(&id, None, rev(revision)).await) };
+                self.acks.push((String::new(), tokio::spawn(ack)));
+            }
         }
-        let kind = self.random.u8(0..8);
-        let (session, revision, refused) = match kind {
-            0 => {
-                self.tally.count("ack beyond what was delivered");
-                (None, self.etcd.lock().head() + 1, "BeyondDelivered")
-            }
-            1 if !client.superseded.is_empty() => {
-                self.tally.count("ack of an older session");
-                let older = self.random.choice(&client.superseded).copied();
-                (older, live.received, "Superseded")
-            }
-            2 => (Some(live.session), live.received, ""),
-            _ => (None, live.received, ""),
-        };
-        if refused.is_empty() {
-            self.store.settle(&client.id, revision);
+        for _ in 0..200 {
+            self.settle_once().await;
+            self.store.flush_one(true);
         }
-        let (registry, store) = (Arc::clone(&self.registry), Arc::clone(&self.store));
-        let (id, panicked) = (client.id.clone(), self.panicked);
-        let what = format!("{id} acks {revision} of {session:?}");
-        self.log.lock().push(what.clone());
-        let (log, acked) = (self.log.clone(), client.acked.clone());
-        let answered = async move {
-            let answer = registry.ack(&id, session, rev(revision)).await;
-            log.lock()
-                .push(format!("{id} acked {revision}: {answer:?}"));
-            match &answer {
-                Ok(_) if refused.is_empty() => {
-                    let durable = store.checkpoint(&id);
-                    assert!(durable >= Some(revision), "P7: {revision} is not on disk");
-                    let mut acked = acked.lock();
-                    *acked = revision.max(*acked);
-                }
-                Err(AckError::DriverStopped | AckError::Refused(AckRefusal::NoSession)) => {
-                    assert!(panicked, "nobody panicked: {answer:?}");
-                }
-                Err(AckError::Refused(refusal)) => {
-                    let said = format!("{refusal:?}");
-                    let is_expected = !refused.is_empty() && said.starts_with(refused);
-                    let is_store = matches!(refusal, AckRefusal::StoreFailed(_));
-                    // A stream that took over meanwhile has delivered nothing yet.
-                    let is_late = said.starts_with("Superseded") || said.starts_with("Beyond");
-                    let may_be_late = refused.is_empty() && is_late;
-                    assert!(is_expected || is_store || may_be_late, "{answer:?}");
-                }
-                // The driver that knew of it is gone.
-                Ok(_) if panicked && refused == "Superseded" => {}
-                _ => panic!("P10: {answer:?} instead of {refused}"),
-            }
-        };
-        self.acks.push((what, tokio::spawn(answered)));
+        drained = drained.or_else(|| drain.as_mut().now_or_never());
+        assert!(drained.is_some(), "4.10: a drain never ends");
+        drop(drain);
+        drop(registry);
+        self.restart(0).await;
     }
 
     /// Lets everything run until it waits, then checks what must hold then.
@@ -402,7 +264,7 @@ impl World {
         }
     }
 
-    async fn settle_once(&mut self) {
+    pub(super) async fn settle_once(&mut self) {
         tokio::time::sleep(Duration::from_millis(1)).await;
         if let Some(panicked) = take_panic() {
             assert!(panicked.contains("as the world ordered"), "{panicked}");
