@@ -31,6 +31,8 @@ pub(super) struct Client {
     pub(super) superseded: Vec<SessionId>,
     /// An `Ack` was answered OK for it.
     pub(super) acked: Shared<i64>,
+    /// The transport took it, of a stream that acknowledges by itself.
+    pub(super) handed: i64,
 }
 
 /// A stream, and what it has received.
@@ -63,6 +65,10 @@ impl World {
             auto_ack,
             max_unacked_events: None,
         };
+        if self.random.bool() {
+            // The driver hears of this and of the new stream at once.
+            self.read(number, 2);
+        }
         let id = self.clients[number].id.clone();
         if request.start == Start::Latest {
             self.store.may_begin_at_newest(&id);
@@ -136,6 +142,7 @@ impl World {
             {
                 let acked = *client.acked.lock();
                 assert!(at.get() >= acked, "P7: begins at {at} again");
+                assert!(at.get() >= client.handed, "delivered twice, after {at}");
                 let durable = self.store.checkpoint(&client.id);
                 assert!(Some(at.get()) <= durable, "P5: {at} is not on disk");
                 live.received = at.get();
@@ -163,6 +170,7 @@ impl World {
             {
                 live.received = revision.get();
                 if live.auto_ack {
+                    client.handed = revision.get();
                     self.store.settle(&client.id, revision.get());
                 }
             }
