@@ -73,7 +73,9 @@ impl World {
         if request.start == Start::Latest {
             self.store.may_begin_at_newest(&id);
         }
-        let new = self.registry.subscribe(&id, request, Rendering::default(), "a client".to_owned());
+        let new =
+            self.registry
+                .subscribe(&id, request, Rendering::default(), "a client".to_owned());
         let new = new.await.expect("a new stream");
         self.log.lock().push(format!("{id} subscribes"));
         self.settle_once().await;
