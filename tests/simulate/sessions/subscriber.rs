@@ -1,6 +1,6 @@
 //! What one subscriber does, and what it must see.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::{FutureExt, StreamExt};
 use watchmark::{
@@ -87,7 +87,8 @@ impl World {
                 assert!(end.is_none(), "something after the end");
                 end = Some(said);
             }
-            let is_abandoned = self.panicked && end == Some(Err(Ended::Abandoned));
+            let is_abandoned =
+                self.panicked.load(Ordering::Relaxed) && end == Some(Err(Ended::Abandoned));
             let superseded = Some(Err(Ended::By(EndReason::Superseded)));
             let had_ended = matches!(end, Some(Err(_))) && end != superseded;
             assert!(
@@ -116,7 +117,7 @@ impl World {
                 None => return,
                 Some(Some(Ok(message))) => message,
                 Some(Some(Err(Ended::Abandoned))) => {
-                    assert!(self.panicked, "a driver is gone");
+                    assert!(self.panicked.load(Ordering::Relaxed), "a driver is gone");
                     client.live = None;
                     client.superseded.clear();
                     return;
@@ -206,12 +207,13 @@ impl World {
             self.store.settle(&client.id, revision);
         }
         let (registry, store) = (Arc::clone(&self.registry), Arc::clone(&self.store));
-        let (id, panicked) = (client.id.clone(), self.panicked);
+        let (id, panicked) = (client.id.clone(), Arc::clone(&self.panicked));
         let what = format!("{id} acks {revision} of {session:?}");
         self.log.lock().push(what.clone());
         let (log, acked) = (self.log.clone(), client.acked.clone());
         let answered = async move {
             let answer = registry.ack(&id, session, rev(revision)).await;
+            let panicked = panicked.load(Ordering::Relaxed);
             log.lock()
                 .push(format!("{id} acked {revision}: {answer:?}"));
             match &answer {

@@ -1,6 +1,12 @@
 //! The life of a few subscriptions in one process, and of the next process.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use fastrand::Rng;
 use futures_util::{FutureExt, StreamExt};
@@ -34,7 +40,7 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) acks: Vec<(String, JoinHandle<()>)>,
     /// A driver panicked as ordered: streams may end without a word.
-    pub(super) panicked: bool,
+    pub(super) panicked: Arc<AtomicBool>,
     pub(super) tally: Tally,
     pub(super) log: Shared<Vec<String>>,
 }
@@ -73,7 +79,7 @@ impl World {
             supervisor,
             clients: clients.collect(),
             acks: Vec::new(),
-            panicked: false,
+            panicked: Arc::default(),
             tally: Tally::default(),
             log,
         }
@@ -125,7 +131,7 @@ impl World {
             96 if self.random.bool() => self.crash().await,
             97 => {
                 self.store.panic_on_next_put(true);
-                self.panicked = true;
+                self.panicked.store(true, Ordering::Relaxed);
             }
             98 if self.random.bool() => self.drain().await,
             96 | 98 => {}
@@ -201,7 +207,8 @@ impl World {
         tokio::task::yield_now().await;
         self.store.crash(kept);
         self.store.panic_on_next_put(false);
-        self.panicked = false;
+        // Who still asks the last process looks at its own.
+        self.panicked = Arc::default();
     }
 
     /// The process is asked to stop: it does, once everything is acknowledged.
