@@ -3,10 +3,13 @@
 
 use std::{
     fs,
+    net::TcpStream,
     os::unix::fs::{FileTypeExt, PermissionsExt},
+    time::Duration,
 };
 
 use tempfile::TempDir;
+use tokio::time::timeout;
 use tonic::{Code, transport::ClientTlsConfig};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use watchmark::proto::watchmark::v1::{
@@ -363,4 +366,20 @@ async fn a_certificate_that_has_expired_is_named_with_its_date() {
     let log = scenario.watchmark.log();
     assert!(log.contains("not_after=2020-01-02T00:00:00Z"), "{log}");
     assert!(!is_let_in(&scenario, &authority.client(None)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_nothing_during_a_handshake_keeps_nobody_else_out() {
+    let authority = Authority::new();
+    let secret = Secret::new(&authority.server(), &authority.pem());
+    let tls = authority.client(None);
+    let scenario = start(&secret.tls_flags(), tls.clone()).await;
+    let address = scenario.watchmark.address();
+    let crowd: Vec<_> = (0..300)
+        .map(|_| TcpStream::connect(&address).unwrap())
+        .collect();
+    // Sooner than the first of these is given up.
+    let let_in = timeout(Duration::from_secs(6), is_let_in(&scenario, &tls)).await;
+    assert_eq!(let_in, Ok(true));
+    drop(crowd);
 }

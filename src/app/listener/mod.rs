@@ -34,10 +34,6 @@ use crate::config::{ConnectionLimits, Listen};
 /// free file descriptor, passes only when others close theirs.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// TLS handshakes under way; further clients wait in the socket's queue. Two
-/// cores do a thousand a second.
-const HANDSHAKES_MAX: usize = 256;
-
 /// A handshake is two round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -54,6 +50,8 @@ pub struct ListenError {
 pub struct Connections {
     listeners: Vec<Listener>,
     tls: Option<Tls>,
+    /// Each holds a place, so there are no more than connections: with a limit
+    /// of their own, a few peers that say nothing would keep everybody out.
     handshakes: JoinSet<Option<Connection>>,
     admission: Arc<Admission>,
     pause: Option<Pin<Box<Sleep>>>,
@@ -105,14 +103,7 @@ impl Connections {
     }
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
-        // Woken by a handshake that ends.
-        let is_busy = self.handshakes.len() >= HANDSHAKES_MAX;
-        let may_accept = |listener: &&Listener| !is_busy || matches!(listener, Listener::Unix(..));
-        let mut polled = self
-            .listeners
-            .iter()
-            .filter(may_accept)
-            .map(|listener| listener.poll_accept(cx));
+        let mut polled = self.listeners.iter().map(|it| it.poll_accept(cx));
         polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
     }
 
