@@ -30,6 +30,8 @@ resume)
 		sed -n '/^\[package\]/,/^edition/p' Cargo.toml
 		printf 'publish = false\n\n[workspace]\n\n[dependencies]\n'
 		grep -E '^(bytes|thiserror) = ' Cargo.toml
+		printf '\n[dev-dependencies]\n'
+		grep -E '^proptest = ' Cargo.toml
 		printf '\n[profile.dev]\ndebug = false\n'
 	} >"$next/Cargo.toml"
 	;;

@@ -137,8 +137,10 @@ mod tests {
         rule.sample(sample(1, 100, 8), at(112));
         let mut behind_proxy = DelayRule::new(0, at(100), LAG);
         behind_proxy.sample(sample(0, 110, 9), at(112));
-        assert_eq!(rule.ripe(at(999)), None);
-        assert_eq!(behind_proxy.ripe(at(999)), None);
+        for second in 112..=999 {
+            assert_eq!(rule.ripe(at(second)), None);
+            assert_eq!(behind_proxy.ripe(at(second)), None);
+        }
     }
 
     #[test]
