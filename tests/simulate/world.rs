@@ -66,6 +66,8 @@ pub(crate) struct World {
     pub(crate) draining: bool,
     /// What the session can know of the history that it follows.
     pub(crate) known: Known,
+    /// The same, for a write that waited when a snapshot was begun.
+    pub(crate) known_before: Option<Known>,
     /// The last guard that must not be used found etcd behind, no more.
     pub(crate) is_behind: bool,
     /// How often etcd was found behind, and since when.
@@ -124,6 +126,7 @@ impl World {
             head_read: None,
             draining: false,
             known: Known::default(),
+            known_before: None,
             is_behind: false,
             doubts: None,
             heard_epoch: 0,
@@ -241,6 +244,7 @@ impl World {
         let stream = self.stream.as_mut().expect("an attempt for nobody");
         if !std::mem::replace(&mut stream.has_attempted, true) {
             self.known = Known::stored(self.durable.as_ref());
+            self.known_before = None;
             self.doubts = None;
         }
         self.end_attempt();

@@ -103,6 +103,16 @@ impl Writes {
         self.wanted = Some(Change { record, operations });
     }
 
+    /// etcd answered within the history that a write which has not begun speaks
+    /// of: it is to say so.
+    pub(super) fn note(&mut self, cluster_id: u64, raft_term: u64) {
+        let record = self.wanted.as_mut().and_then(|it| it.record.as_mut());
+        if let Some(record) = record.filter(|record| record.checkpoint.is_some()) {
+            record.history.cluster_id = cluster_id;
+            record.history.raft_term = raft_term;
+        }
+    }
+
     /// Takes out the acks that no write under way or to come covers.
     pub(super) fn take_void_acks(&mut self) -> Vec<AckId> {
         let checkpoint = |change: &Change| change.record.as_ref()?.checkpoint;

@@ -333,6 +333,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             self.seen.cluster_id = header.cluster_id;
         }
         self.seen.raft_term = self.seen.raft_term.max(header.raft_term);
+        self.writes.note(self.seen.cluster_id, self.seen.raft_term);
     }
 
     /// What the live session watches.

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::resume::{
-    GuardReading, Header, OnCompaction, Record, Revision, SessionRequest, SnapshotReason,
+    GuardReading, Header, OnCompaction, Record, Revision, SessionRequest, SnapshotReason, Start,
     input::Upstream,
 };
 
@@ -236,4 +236,30 @@ fn the_highest_term_seen_is_kept_with_the_checkpoint() {
     machine.says(watch_opened(answer(1, 5, 100)));
     machine.says(response([put("a/1", 101)]));
     assert_eq!(machine.ack(1, 101), ["persist 101 acked c1 t5 a/1@101"]);
+}
+
+/// Of two writes, the second has not begun when etcd answers in a later term.
+#[test]
+fn a_write_that_waits_says_the_highest_term_seen_until_it_begins() {
+    let mut machine = Machine::new();
+    let request = SessionRequest {
+        start: Start::Latest,
+        ..request()
+    };
+    machine.subscribe_as(1, request);
+    machine.says(Upstream::Head(header(100)));
+    machine.says(watch_opened(answer(1, 3, 0)));
+    assert_eq!(machine.persisted(), ["persist 100 acked c1 t3"]);
+
+    machine.persisted();
+    machine.says(response([put("a/1", 201), put("a/2", 202)]));
+    machine.ack(1, 201);
+    machine.ack(2, 202);
+    machine.says(Upstream::Lost);
+    machine.at_next_timer();
+    machine.says(watch_opened(answer(1, 4, 202)));
+    assert_eq!(
+        machine.persisted(),
+        ["ack 1 ok 201", "persist 202 acked c1 t4 a/2@202"]
+    );
 }
