@@ -157,7 +157,12 @@ fn a_flipped_bit_never_gives_an_old_or_wrong_checkpoint() {
     for (store, damaged) in stores() {
         let mut damages = Vec::new();
         for (name, content) in &damaged {
-            let spread = offsets(content.len(), 16).chain(edges(content.len()));
+            // Most of sled's file may be empty: most bits are of what is there.
+            let used: Vec<usize> = (0..content.len()).filter(|&at| content[at] != 0).collect();
+            let spread = offsets(used.len(), 24).filter_map(|number| used.get(number).copied());
+            let spread = spread
+                .chain(offsets(content.len(), 8))
+                .chain(edges(content.len()));
             for (number, at) in spread.filter(|&at| at < content.len()).enumerate() {
                 let what = format!("bit {} of byte {at}", number % 8);
                 damages.push(damage(name, what, move |it| it[at] ^= 1 << (number % 8)));
