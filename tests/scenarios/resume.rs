@@ -9,7 +9,7 @@ use watchmark::proto::watchmark::v1::{
     AckMode, Proof, SnapshotReason, Start, SubscribeRequest, subscribe_response::Message,
 };
 
-use crate::support::{Scenario, client::request};
+use crate::support::{Scenario, client::request, seed::seed};
 
 /// Only the client_id: the stored range, from the checkpoint.
 fn resume(client_id: &str) -> SubscribeRequest {
@@ -29,8 +29,7 @@ fn latest(client_id: &str, prefix: &str) -> SubscribeRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_events_with_the_subscriber_killed_at_random_points() {
     const EVENTS: usize = 10_000;
-    let seed = Rng::new().u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let mut rng = Rng::with_seed(seed);
     let scenario = Scenario::start(&[]).await;
     let first = scenario.open(latest("app", "a/")).await.unwrap();
@@ -110,8 +109,7 @@ async fn kill_9_between_deliver_and_ack_delivers_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_between_an_ack_and_its_answer_keeps_every_answered_ack() {
     const ROUNDS: u64 = 12;
-    let seed = Rng::new().u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let mut rng = Rng::with_seed(seed);
     let mut scenario = Scenario::start(&[]).await;
     drop(scenario.open(latest("app", "a/")).await.unwrap());
@@ -141,8 +139,7 @@ async fn kill_9_between_an_ack_and_its_answer_keeps_every_answered_ack() {
 async fn kill_9_in_a_burst_of_concurrent_acks_keeps_every_answered_ack() {
     const SUBSCRIBERS: usize = 30;
     const ROUNDS: usize = 4;
-    let seed = Rng::new().u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let mut rng = Rng::with_seed(seed);
     let mut scenario = Scenario::start(&[]).await;
     let ids: Vec<_> = (0..SUBSCRIBERS).map(|n| format!("app-{n}")).collect();

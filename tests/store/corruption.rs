@@ -16,6 +16,7 @@ use crate::{
         Files, SEGMENT_BYTES, Store, WITHOUT_RECORDS, is_refused, large_store_files, names,
         store_files,
     },
+    seed::seed,
     support::{contents, files, id, open, record, wait, write_files},
     writer::at_once,
 };
@@ -221,7 +222,7 @@ fn no_random_damage_gives_an_old_or_wrong_checkpoint() {
     let count =
         std::env::var("WATCHMARK_TEST_DAMAGES").map_or(RANDOM_DAMAGES, |it| it.parse().unwrap());
     let stores = [store_files(3), store_files(40), large_store_files()];
-    let first = fastrand::u64(..1 << 32);
+    let first = seed();
     let refused = at_once(WORKERS, count, |case| {
         let seed = first + case as u64;
         let mut rng = Rng::with_seed(seed);

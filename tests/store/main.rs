@@ -18,6 +18,8 @@ mod ordering;
 mod power_cut;
 mod refusals;
 mod reordering;
+#[path = "../support/seed.rs"]
+mod seed;
 mod speed;
 mod support;
 mod writer;

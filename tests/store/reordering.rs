@@ -21,6 +21,7 @@ use watchmark::{
 };
 
 use crate::{
+    seed::seed,
     support::{DEADLINE, contents, files, id, is_witness, record, wait, write_files},
     writer::at_once,
 };
@@ -220,7 +221,7 @@ fn live_and_cut(seed: u64) -> usize {
 fn no_order_of_a_commits_blocks_takes_an_answer_back_or_makes_the_store_refuse() {
     let cuts =
         std::env::var("WATCHMARK_TEST_REORDERED_CUTS").map_or(CUTS, |cuts| cuts.parse().unwrap());
-    let first = fastrand::u64(..1 << 32);
+    let first = seed();
     let lives = cuts.div_ceil(CUTS_PER_LIFE);
     println!("{lives} lives of {CUTS_PER_LIFE} cuts each, from seed {first}");
     let there = at_once(STORES, lives, |life| live_and_cut(first + life as u64));

@@ -19,6 +19,7 @@ pub(crate) mod operator;
 pub(crate) mod peers;
 pub(crate) mod process;
 pub(crate) mod scenario;
+pub(crate) mod seed;
 pub(crate) mod tls;
 pub(crate) mod wait;
 pub(crate) mod watchmark;
