@@ -8,6 +8,7 @@ use crate::etcd::{Entry, Etcd, Position, rev};
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What one session's stream received.
+#[derive(Clone)]
 pub(crate) struct Stream {
     pub(crate) session: u64,
     pub(crate) opened: bool,
@@ -42,6 +43,7 @@ pub(crate) struct Arrival<'a> {
     pub(crate) mute: bool,
 }
 
+#[derive(Clone)]
 struct SnapshotSeen {
     at: Position,
     pairs: Vec<Entry>,

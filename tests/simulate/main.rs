@@ -26,7 +26,7 @@
 //! | `seeds`, `tally` | which worlds; what happened in them, and must have |
 //! | `worlds`, `steps`, `life` | a seed's world, its steps, its deaths, its end |
 //! | `etcd`, `upstream`, `network` | what is true, what is said, what is heard |
-//! | `world`, `store` | the surroundings of the state machine |
+//! | `world`, `store`, `subscriber` | the surroundings of the state machine |
 //! | `check`, `acks`, `identity` | the promises |
 //! | `found` | what broke once, shrunk |
 //! | `sessions` | worlds of the registry, its drivers and outboxes, on a paused clock |
@@ -54,6 +54,7 @@ mod seeds;
 mod sessions;
 mod steps;
 mod store;
+mod subscriber;
 mod tally;
 mod upstream;
 mod world;

@@ -1,31 +1,21 @@
 //! The surroundings of one subscription: etcd, a store, a subscriber, a driver.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use watchmark::resume::{
-    Command, EndReason, Input, Message, OutboxRoom, ProbeSample, Proof, Record, SessionId,
-    SessionRequest, Settings, SnapshotReason, Subscription, Time,
-};
+use watchmark::resume::{Command, Input, ProbeSample, Record, Settings, Subscription, Time};
 
 use crate::{
     acks::Asked,
-    check::{Arrival, Stream},
+    check::Stream,
     etcd::{Entry, Etcd, MEMBERS, Position},
     identity::Known,
+    subscriber::Subscriber,
     tally::Tally,
     upstream::{Attempting, Upstream, Watch},
 };
 
-/// What fits into a session's outbox.
-const OUTBOX: usize = 3;
 /// Progress requests are sound on every member.
 pub(crate) const ALL_CAN_ASK: u8 = (1 << MEMBERS) - 1;
-
-/// What the subscriber holds.
-pub(crate) struct Subscriber {
-    pub(crate) outbox: VecDeque<Message<Entry, Entry>>,
-    pub(crate) request: SessionRequest,
-}
 
 /// Everything.
 pub(crate) struct World {
@@ -54,6 +44,8 @@ pub(crate) struct World {
     pub(crate) stream: Option<Stream>,
     /// The last stream of this process, for acks after its end.
     pub(crate) ended: Option<Stream>,
+    /// The last of them that was opened and is gone.
+    pub(crate) last_opened: Option<Stream>,
     pub(crate) subscriber: Option<Subscriber>,
     /// The position that the subscriber keeps itself.
     pub(crate) own: Option<Position>,
@@ -117,6 +109,7 @@ impl World {
             ok_acked: None,
             stream: None,
             ended: None,
+            last_opened: None,
             subscriber: None,
             own: None,
             last_session: 0,
@@ -256,107 +249,6 @@ impl World {
         self.upstream.end();
     }
 
-    fn deliver(&mut self, session: SessionId, message: Message<Entry, Entry>) {
-        let stored = self.durable_checkpoint().map(|at| (self.durable_epoch, at));
-        let mut fingerprint = None;
-        if let Message::Opened {
-            checkpoint, proof, ..
-        } = &message
-        {
-            assert_eq!(self.durable.as_ref(), self.machine.record());
-            fingerprint = checkpoint.and_then(|at| self.fingerprint_before(at.get()));
-            let subscriber = self.subscriber.as_ref().expect("P10: nobody is there");
-            if let (None, Some((epoch, ok)), Some(at)) =
-                (subscriber.request.resume_after, self.ok_acked, checkpoint)
-                && epoch == self.durable_epoch
-            {
-                assert!(at.get() >= ok, "P7: {ok} was acknowledged, begins at {at}");
-            }
-            if *proof == Proof::Delay {
-                self.count("resumed where the delay rule assumes");
-            }
-        }
-        let stream = self.stream.as_mut().expect("P10: nobody is there");
-        assert_eq!(stream.session, session.0, "P10: to another session");
-        let subscriber = self.subscriber.as_mut().expect("P10: nobody is there");
-        assert!(subscriber.outbox.len() < OUTBOX, "P11: no room");
-        if let Message::SnapshotBegin { reason, .. } = &message
-            && !self.upstream.was_stale
-            && !self.was_unseen
-        {
-            let position = stream.position.or(stored);
-            let pending = self.durable.as_ref().and_then(|it| it.pending_snapshot);
-            assert!(
-                pending == Some(*reason)
-                    || self.etcd.calls_for(*reason, position)
-                    || (stored.is_none() && *reason == SnapshotReason::First),
-                "a needless snapshot: {reason:?} at {position:?}"
-            );
-        }
-        let arrival = Arrival {
-            etcd: &self.etcd,
-            acked: stored.map_or(0, |(_, at)| at),
-            resumed_at: stored,
-            fingerprint,
-            epoch: self.heard_epoch,
-            mute: self.upstream.can_ask != ALL_CAN_ASK || self.etcd.is_proxied,
-        };
-        stream.receive(&message, &arrival);
-        let kind = kind_of(&message);
-        subscriber.outbox.push_back(message);
-        self.tally.count(kind);
-        let room = self.room();
-        if room == OutboxRoom::None {
-            self.tally.count("outbox full");
-        }
-        self.machine.handle(Input::Outbox(session, room), self.now);
-    }
-
-    pub(crate) fn room(&self) -> OutboxRoom {
-        match self.subscriber.as_ref().map_or(0, |it| it.outbox.len()) {
-            0 => OutboxRoom::Empty,
-            OUTBOX.. => OutboxRoom::None,
-            _ => OutboxRoom::Some,
-        }
-    }
-
-    fn end_session(&mut self, session: SessionId, reason: &EndReason) {
-        match reason {
-            EndReason::Draining if self.draining => {}
-            EndReason::HistoryReplaced => {
-                let pending = self.durable.as_ref().and_then(|it| it.pending_snapshot);
-                let is_true = self.etcd.epoch() > 0
-                    || self.own.is_some()
-                    || pending == Some(SnapshotReason::HistoryReplaced);
-                assert!(self.upstream.was_stale || is_true, "4.5: a false alarm");
-                self.count("stream told of a replaced history");
-                self.own = None;
-            }
-            EndReason::Superseded
-            | EndReason::Draining
-            | EndReason::Refused(_)
-            | EndReason::StoreFailed(_)
-            | EndReason::UpstreamUnavailable => {}
-            EndReason::Compacted { .. } => self.own = None,
-            EndReason::RangeMismatch | EndReason::Sought | EndReason::Deleted => {
-                panic!("{reason:?}")
-            }
-        }
-        if self
-            .stream
-            .as_ref()
-            .is_some_and(|stream| stream.session == session.0)
-        {
-            self.leave();
-        }
-    }
-
-    /// The stream is gone, and what was in its outbox.
-    pub(crate) fn leave(&mut self) {
-        self.ended = self.stream.take();
-        self.subscriber = None;
-    }
-
     /// The process dies and starts again.
     pub(crate) fn crash(&mut self, is_durable: bool) {
         self.is_dying = false;
@@ -385,6 +277,7 @@ impl World {
         self.samples.clear();
         self.stream = None;
         self.ended = None;
+        self.last_opened = None;
         self.subscriber = None;
         self.process_session = 0;
         self.asked.clear();
@@ -393,100 +286,7 @@ impl World {
         self.run();
     }
 
-    pub(crate) fn subscribe(&mut self, request: SessionRequest) {
-        if self.is_dying {
-            return;
-        }
-        self.last_session += 1;
-        let session = self.last_session;
-        let input = Input::Subscribe {
-            session: SessionId(session),
-            request: request.clone(),
-        };
-        self.log.push(format!("{:?} <- {input:?}", self.now));
-        self.machine.handle(input, self.now);
-        if !self.draining {
-            // The end of the older stream is the first command.
-            if let Some(older) = self.stream.as_ref().map(|stream| stream.session) {
-                self.count("takeover");
-                let ended = self.machine.next_command(self.now);
-                let expected = Command::EndSession(SessionId(older), EndReason::Superseded);
-                assert_eq!(ended, Some(expected), "4.7");
-            }
-            self.process_session = session;
-            self.ended = None;
-            self.stream = Some(Stream::new(session, request.max_unacked_events));
-            self.subscriber = Some(Subscriber {
-                outbox: VecDeque::new(),
-                request,
-            });
-        }
-        self.run();
-    }
-
-    /// The transport takes up to so many messages to the subscriber.
-    pub(crate) fn read(&mut self, many: usize) {
-        for _ in 0..many {
-            if self.is_dying {
-                return;
-            }
-            let (Some(stream), Some(subscriber)) = (&self.stream, &mut self.subscriber) else {
-                return;
-            };
-            let Some(message) = subscriber.outbox.pop_front() else {
-                return;
-            };
-            let session = SessionId(stream.session);
-            let is_auto = subscriber.request.auto_ack;
-            let epoch = stream.position.map(|(epoch, _)| epoch);
-            let taken = match message {
-                Message::Events {
-                    revision,
-                    partial: false,
-                    ..
-                }
-                | Message::SnapshotEnd { revision, .. } => Some(revision),
-                _ => None,
-            };
-            if let (Some(revision), Some(epoch)) = (taken, epoch) {
-                self.own = Some((epoch, revision.get()));
-                if is_auto {
-                    self.settle((epoch, revision.get()));
-                }
-                self.handle(Input::Handed(session, revision));
-            }
-            let room = self.room();
-            self.handle(Input::Outbox(session, room));
-        }
-    }
-
-    pub(crate) fn drain(&mut self) {
-        self.draining = true;
-        self.handle(Input::Drain);
-    }
-
-    pub(crate) fn close(&mut self) {
-        if let Some(stream) = &self.stream {
-            let session = SessionId(stream.session);
-            self.leave();
-            self.handle(Input::SessionClosed(session));
-        }
-    }
-
     pub(crate) fn unanswered_acks(&self) -> usize {
         self.asked.len()
-    }
-}
-
-fn kind_of(message: &Message<Entry, Entry>) -> &'static str {
-    match message {
-        Message::Opened { .. } => "stream opened",
-        Message::Events { partial: true, .. } => "part of a revision",
-        Message::Events { .. } => "events message",
-        Message::SnapshotBegin { .. } => "snapshot begun",
-        Message::SnapshotChunk(_) => "snapshot chunk",
-        Message::SnapshotEnd { .. } => "snapshot ended",
-        Message::Progress(_) => "progress message",
-        Message::State(..) => "state message",
     }
 }
