@@ -13,8 +13,8 @@ use fake::{
 use futures_util::{FutureExt, StreamExt};
 use watchmark::{
     resume::{
-        Activity, EndReason, KeyRange, Proof, Record, Revision, SeekTo, Selection, SessionRequest,
-        SnapshotReason, input::Upstream as Said,
+        Activity, EndReason, Fingerprint, History, KeyRange, Proof, Record, Revision, SeekTo,
+        Selection, SessionRequest, SnapshotReason, input::Upstream as Said,
     },
     session::{Ended, Message, OperationError, Overview, Receiver, Standing},
     store::CheckpointStore,
@@ -68,6 +68,7 @@ async fn end(stream: &mut Receiver<Message>) -> Option<Result<Message, Ended>> {
 /// Live, with 11 to 13 delivered.
 async fn delivered_up_to_13(fixture: &mut Fixture) -> (Receiver<Message>, Attempt) {
     let (mut stream, watch) = fixture.subscribe_at_10("orders").await;
+    *fixture.etcd.history.lock().unwrap() = Some((0, 13));
     for revision in 11..=13 {
         watch.say_put(revision, 10).await;
         assert_eq!(next_events(&mut stream).await, revision);
@@ -505,4 +506,38 @@ async fn a_stream_that_waited_for_a_deletion_is_shown_without_what_was_before() 
     fixture.asked_head().await;
     let seen = overview(&fixture, "orders").await.unwrap();
     assert_eq!((seen.last_event_at, seen.last_advance), (None, None));
+}
+
+/// After a restore with the same flags that no stream has noticed, only the
+/// last event of the old checkpoint tells.
+#[tokio::test]
+async fn a_seek_within_another_history_than_the_checkpoints_is_refused() {
+    let fixture = Fixture::new(10);
+    let known = |mod_revision| Record {
+        history: History {
+            cluster_id: 77,
+            raft_term: 2,
+            fingerprint: Some(Fingerprint {
+                key: "a/x".into(),
+                mod_revision: rev(mod_revision),
+                deleted: false,
+            }),
+        },
+        ..stored(8)
+    };
+    fixture.store.insert("orders", known(7)).await;
+    let client = client_id("orders");
+    let refused = fixture.registry.seek(&client, to(5), false).await;
+    assert!(
+        matches!(refused, Err(OperationError::Replaced)),
+        "{refused:?}"
+    );
+    assert_eq!(fixture.store.checkpoint("orders"), Some(8));
+    let dry = fixture.registry.seek(&client, to(5), true).await.unwrap();
+    assert_eq!(dry.standing, Standing::Replaced);
+    seek(&fixture, "orders", SeekTo::Snapshot).await.unwrap();
+
+    // At 8, where this one was changed last, it is.
+    fixture.store.insert("others", known(8)).await;
+    assert_eq!(seek(&fixture, "others", to(5)).await, Ok(Some(8)));
 }

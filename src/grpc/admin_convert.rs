@@ -67,7 +67,7 @@ pub(super) fn subscription(
 pub(super) fn sought(sought: Sought) -> pb::SeekSubscriptionResponse {
     let compact_revision = match sought.standing {
         Standing::Compacted { compact_revision } => compact_revision,
-        Standing::Resumable | Standing::Future { .. } => None,
+        Standing::Resumable | Standing::Future { .. } | Standing::Replaced => None,
     };
     pb::SeekSubscriptionResponse {
         previous_checkpoint: Revision::to_wire(sought.previous),

@@ -69,6 +69,7 @@ pub(super) enum Cause {
     SeekFuture {
         head: Option<Revision>,
     },
+    SeekReplaced,
     SeekUnavailable(String),
 }
 

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::{GuardReading, Header, History, Revision, Selection, Time};
+use super::{Guard, GuardReading, Header, History, Record, Revision, Selection, Time};
 
 /// How often etcd must be found behind the position before that counts: old
 /// servers answer stale reads (etcd#20418).
@@ -49,6 +49,25 @@ pub(super) fn judge(reading: &GuardReading, known: &History, selection: &Selecti
         Verdict::Behind
     } else {
         Verdict::Intact(header)
+    }
+}
+
+impl Record {
+    /// What to read of etcd, to find out whether its history still is the one
+    /// that the checkpoint belongs to. `None`: there is nothing to go by.
+    pub fn guard(&self) -> Option<Guard> {
+        let known = self.history.fingerprint.as_ref().map(|last| &last.key);
+        Some(Guard {
+            revision: self.checkpoint?,
+            key: known.unwrap_or(self.selection.range.key()).clone(),
+        })
+    }
+
+    /// Whether what the guard read says that it is not. One reading, which an
+    /// old server may have given from a past state.
+    pub fn is_denied_by(&self, reading: &GuardReading) -> bool {
+        let verdict = judge(reading, &self.history, &self.selection);
+        matches!(verdict, Verdict::Replaced | Verdict::Behind)
     }
 }
 
@@ -178,6 +197,35 @@ mod tests {
         assert_eq!(term, Verdict::Behind);
         let future = judge(&GuardReading::Future, &known(false), &plain);
         assert_eq!(future, Verdict::Behind);
+    }
+
+    #[test]
+    fn a_record_is_denied_by_another_history_and_by_nothing_else() {
+        let mut record = Record::new(selection(false, false));
+        assert_eq!(record.guard(), None);
+        record.checkpoint = Some(revision(15));
+        let key = |record: &Record| record.guard().unwrap().key;
+        assert_eq!(key(&record), "a/");
+        record.history = known(false);
+        assert_eq!(
+            (key(&record), record.guard().unwrap().revision),
+            ("a/k".into(), revision(15))
+        );
+        for denied in [
+            present(1, 5, None),
+            present(2, 5, Some(10)),
+            present(1, 4, Some(10)),
+            GuardReading::Future,
+        ] {
+            assert!(record.is_denied_by(&denied), "{denied:?}");
+        }
+        let compact_revision = None;
+        for possible in [
+            present(1, 5, Some(10)),
+            GuardReading::Compacted { compact_revision },
+        ] {
+            assert!(!record.is_denied_by(&possible), "{possible:?}");
+        }
     }
 
     #[test]

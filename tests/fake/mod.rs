@@ -244,6 +244,8 @@ impl Upstream for FakeEtcd {
             let Some((compacted, head)) = history else {
                 return std::future::pending().await;
             };
+            // The last event known was at the checkpoint itself.
+            let mod_revision = Some(guard.revision);
             Ok(if guard.revision.get() < compacted {
                 GuardReading::Compacted {
                     compact_revision: Revision::new(compacted),
@@ -253,7 +255,7 @@ impl Upstream for FakeEtcd {
             } else {
                 GuardReading::Present {
                     header: header(head),
-                    mod_revision: None,
+                    mod_revision,
                 }
             })
         })

@@ -4,6 +4,7 @@
 use tonic::Code;
 use watchmark::proto::watchmark::v1::{
     CompactionPolicy, SnapshotReason, Start, StreamState, SubscribeRequest,
+    seek_subscription_request::Target,
 };
 
 use crate::support::{Etcd, Scenario, Subscriber, client::request};
@@ -62,6 +63,30 @@ async fn restored_under_a_live_stream_it_ends_and_the_next_begins_anew() {
     let late = subscriber.ack(last).await.unwrap_err();
     assert_eq!(late.cause(), (Code::Aborted, "HISTORY_REPLACED"));
     drop(subscriber);
+    scenario.recorder.take();
+    begins_anew(scenario).await;
+}
+
+/// No stream has noticed when an operator moves the subscription.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seek_within_a_history_that_nobody_was_told_of_is_refused() {
+    let mut scenario = Scenario::start(&[]).await;
+    let (subscriber, last, backup) = acknowledged(&scenario).await;
+    drop(subscriber);
+    scenario.validate_epoch().await;
+    scenario.etcd.stop(0).await;
+    scenario.etcd.restore(&backup);
+    scenario.etcd.restart(0).await;
+    scenario.begin_epoch().await;
+    // It overtakes the checkpoint: only the last event's key tells.
+    assert!(scenario.writer.put_many("b/", 60).await > last);
+
+    let mut operator = scenario.operator().await;
+    let to = Target::Revision(last - 40);
+    let dry = operator.dry_run("app", to).await.unwrap();
+    assert!(!dry.resumable, "{dry:?}");
+    let refused = operator.seek("app", to).await.unwrap_err();
+    assert_eq!(refused.cause(), (Code::Aborted, "HISTORY_REPLACED"));
     scenario.recorder.take();
     begins_anew(scenario).await;
 }

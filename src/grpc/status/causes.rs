@@ -28,6 +28,7 @@ impl From<OperationError> for Cause {
                 Self::SeekCompacted { compact_revision }
             }
             OperationError::Future { head } => Self::SeekFuture { head },
+            OperationError::Replaced => Self::SeekReplaced,
             OperationError::DriverStopped => Self::DriverStopped,
         }
     }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use tonic::Code;
 
 use super::Cause;
-use crate::resume::{AckRefusal, EndReason, RefusalKind, Revision};
+use crate::{
+    grpc::owner::not_allowed,
+    resume::{AckRefusal, EndReason, RefusalKind, Revision},
+};
 
 pub(super) const SOON: Option<Duration> = Some(Duration::from_millis(200));
 pub(super) const LATER: Option<Duration> = Some(Duration::from_secs(1));
@@ -361,6 +364,17 @@ pub(super) fn row(client_id: &str, cause: Cause) -> Row {
             ),
             &numbers(&[("head", head)]),
         ),
+        Cause::SeekReplaced => of(
+            Code::Aborted,
+            "HISTORY_REPLACED",
+            NEVER,
+            format!(
+                "the checkpoint of client_id {client_id:?} is not in etcd's history, which was \
+                 restored or replaced, and no stream was told. Nothing is changed; seek to a \
+                 snapshot"
+            ),
+            &[],
+        ),
         Cause::SeekUnavailable(problem) => of(
             Code::Unavailable,
             "UPSTREAM_UNAVAILABLE",
@@ -371,22 +385,6 @@ pub(super) fn row(client_id: &str, cause: Cause) -> Row {
                  snapshot, which needs no answer"
             ),
             &[("flag", "--etcd-endpoints".to_owned())],
-        ),
-    }
-}
-
-fn not_allowed(client_id: &str, names: &[String]) -> String {
-    match names {
-        [] => format!(
-            "client_id {client_id:?} belongs to nobody who connects without a certificate that \
-             names it: use one whose subject alternative names hold a DNS name or a URI like \
-             spiffe://domain/path, of at most 128 characters of [A-Za-z0-9._:/-], without a colon \
-             but in ://"
-        ),
-        names => format!(
-            "client_id {client_id:?} is not yours: your certificate says {}. Use that, or that \
-             and a colon and a suffix",
-            names.join(" and ")
         ),
     }
 }

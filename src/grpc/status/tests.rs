@@ -264,6 +264,8 @@ fn a_seek_to_what_etcd_does_not_have() {
     let metadata = [("head", "8")];
     let code = Code::OutOfRange;
     check(cause, code, "REVISION_IN_FUTURE", NEVER, &metadata);
+    let cause = Cause::from(OperationError::Replaced);
+    check(cause, Code::Aborted, "HISTORY_REPLACED", NEVER, &[]);
 }
 
 #[test]

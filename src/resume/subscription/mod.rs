@@ -57,6 +57,8 @@ pub struct Subscription<E, K> {
     sought: bool,
     /// A stream ended with that error since the history was found replaced.
     replacement_told: bool,
+    /// ... one that chose to fail, for which that is all there is to be told.
+    failure_told: bool,
     draining: bool,
     phase: Phase<K>,
     assembler: Assembler<E>,
@@ -116,6 +118,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             history_lost: false,
             sought: false,
             replacement_told: false,
+            failure_told: false,
             draining: false,
             phase: Phase::Idle,
             assembler: Assembler::new(None),

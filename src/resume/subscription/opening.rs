@@ -312,6 +312,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     pub(super) fn forget_checkpoint(&mut self, reason: SnapshotReason) {
         if reason == SnapshotReason::HistoryReplaced {
             self.replacement_told = false;
+            self.failure_told = false;
         }
         if let Some(mut record) = self.writes.current().cloned() {
             record.checkpoint = None;

@@ -46,7 +46,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let Some(record) = self.writes.current() else {
             return self.reply_operations(vec![operation], &Err(OperationRefusal::NotFound));
         };
-        let record = moved(record, to, header);
+        let mut record = moved(record, to, header);
+        if self.failure_told && to == SeekTo::Snapshot {
+            record.pending_snapshot = Some(SnapshotReason::Requested);
+        }
         self.end(EndReason::Sought);
         self.sought = true;
         self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
@@ -76,6 +79,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.history_lost = false;
         self.sought = false;
         self.replacement_told = false;
+        self.failure_told = false;
     }
 
     /// Whatever they asked for did not take place.

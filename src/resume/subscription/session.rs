@@ -291,8 +291,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// Ends the live stream, if there is one.
     pub(super) fn end(&mut self, reason: EndReason) {
-        if let Some(id) = self.session() {
-            self.replacement_told |= reason == EndReason::HistoryReplaced;
+        if let Some(session) = &self.session {
+            let id = session.id;
+            let is_told = reason == EndReason::HistoryReplaced;
+            self.replacement_told |= is_told;
+            self.failure_told |= is_told && session.request.on_compaction == OnCompaction::Fail;
             self.commands.push_back(Command::EndSession(id, reason));
             self.leave();
         }

@@ -67,6 +67,9 @@ pub enum OperationError {
         /// etcd's newest revision, if known.
         head: Option<Revision>,
     },
+    /// The checkpoint is from another history than etcd's present one.
+    #[error("etcd's history is another one")]
+    Replaced,
     /// The subscription's task stopped before it answered. Repeat the call.
     #[error("the subscription's task has stopped")]
     DriverStopped,
@@ -152,7 +155,8 @@ impl Registry {
         let (checkpoint, (standing, header)) = match to {
             SeekTo::Snapshot => (None, (Standing::Resumable, None)),
             SeekTo::Revision(revision) => {
-                let asked = self.standing(&overview.selection.range, revision);
+                let record = overview.record.as_ref();
+                let asked = self.standing_from(record, &overview.selection.range, revision);
                 let answer = timeout(STANDING_TIMEOUT, asked).await.map_err(|_| {
                     OperationError::UpstreamUnavailable(format!(
                         "no answer within {STANDING_TIMEOUT:?}"
@@ -175,6 +179,7 @@ impl Registry {
                 return Err(OperationError::Compacted { compact_revision });
             }
             Standing::Future { head } => return Err(OperationError::Future { head }),
+            Standing::Replaced => return Err(OperationError::Replaced),
         }
         let previous = self
             .operate(client_id, |answer| Mail::Seek { to, header, answer })

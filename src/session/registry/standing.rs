@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{Overview, Registry};
 use crate::{
-    resume::{Guard, GuardReading, Header, KeyRange, Revision},
+    resume::{Guard, GuardReading, Header, KeyRange, Record, Revision},
     upstream::{Unanswered, UpstreamItem},
 };
 
@@ -34,6 +34,8 @@ pub enum Standing {
         /// etcd's newest revision, if known.
         head: Option<Revision>,
     },
+    /// It is in etcd's history, but the checkpoint is from another one.
+    Replaced,
 }
 
 /// The standing of many positions.
@@ -72,6 +74,27 @@ impl Registry {
             },
         };
         Ok((standing, None))
+    }
+
+    /// As `standing`, for who has a record, from which it may be moved there:
+    /// only within one history, or nobody would ever hear of the other one.
+    pub(super) async fn standing_from(
+        &self,
+        record: Option<&Record>,
+        range: &KeyRange,
+        position: Revision,
+    ) -> Result<(Standing, Option<Header>), Unanswered> {
+        let answer = self.standing(range, position).await?;
+        if answer.0 == Standing::Resumable
+            && let Some(record) = record
+            && let Some(guard) = record.guard()
+        {
+            let reading = self.surroundings.upstream.read_guard(guard).await?;
+            if record.is_denied_by(&reading) {
+                return Ok((Standing::Replaced, None));
+            }
+        }
+        Ok(answer)
     }
 
     /// Asks etcd about the checkpoints of all these subscriptions. What it does

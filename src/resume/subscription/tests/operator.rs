@@ -1,7 +1,9 @@
 //! What an operator moves and sees.
 
 use super::harness::*;
-use crate::resume::{Activity, OutboxRoom, Record, SessionRequest, Settings, input::Upstream};
+use crate::resume::{
+    Activity, OnCompaction, OutboxRoom, Record, SessionRequest, Settings, input::Upstream,
+};
 
 #[test]
 fn a_seek_ends_the_stream_and_is_answered_when_it_is_durable() {
@@ -85,7 +87,7 @@ fn a_requested_snapshot_comes_also_to_who_chose_to_fail() {
     machine.seek_snapshot(1);
     machine.persisted();
     let fails = SessionRequest {
-        on_compaction: crate::resume::OnCompaction::Fail,
+        on_compaction: OnCompaction::Fail,
         ..request()
     };
     assert_eq!(machine.subscribe_as(1, fails), ["snapshot #1"]);
@@ -103,6 +105,29 @@ fn a_replaced_history_stays_the_reason_of_a_snapshot_that_is_asked_for() {
         machine.seek_snapshot(1),
         ["persist 0 fresh pending HistoryReplaced c0 t0"]
     );
+}
+
+#[test]
+fn who_chose_to_fail_and_was_told_of_the_replaced_history_gets_the_snapshot_asked_for() {
+    for (on_compaction, reason) in [
+        (OnCompaction::Fail, "Requested"),
+        (OnCompaction::Resync, "HistoryReplaced"),
+    ] {
+        let request = SessionRequest {
+            on_compaction,
+            ..request()
+        };
+        let mut machine = Machine::watching_as(100, request.clone());
+        machine.says(Upstream::Lost);
+        machine.at_next_timer();
+        let ended = machine.says(watch_opened(present(200, 99)));
+        assert_eq!(ended[0], "s1 end HistoryReplaced");
+        machine.persisted();
+        let pending = format!("persist 0 fresh pending {reason} c0 t0");
+        assert_eq!(machine.seek_snapshot(1), [pending]);
+        machine.persisted();
+        assert_eq!(machine.subscribe_as(2, request), ["snapshot #5"]);
+    }
 }
 
 #[test]
