@@ -1,6 +1,6 @@
 //! Acknowledgements, and what each must be answered.
 
-use watchmark::resume::{AckId, AckRefusal, Input, Revision, SessionId};
+use watchmark::resume::{AckId, AckRefusal, Input, Record, Revision, SessionId};
 
 use crate::{
     etcd::{Position, rev},
@@ -22,6 +22,10 @@ pub(crate) enum Expect {
     Beyond,
 }
 
+fn checkpoint(record: Option<&Record>) -> Option<i64> {
+    record?.checkpoint.map(|at| at.get())
+}
+
 impl World {
     pub(crate) fn settle(&mut self, at: Position) {
         self.settled = match self.settled {
@@ -41,16 +45,18 @@ impl World {
         let is_opened = last.is_some_and(|stream| stream.opened);
         let current = self.machine.record().and_then(|record| record.checkpoint);
         assert_eq!(current.map(|at| at.get()), durable, "not what is on disk");
-        let is_falling = self
-            .in_flight
-            .as_ref()
-            .is_some_and(|record| record.checkpoint.map(|at| at.get()) < durable);
+        let falls_to = self.in_flight.as_ref().map(|it| checkpoint(it.as_ref()));
+        // On disk, and not about to fall.
+        let settled = durable.min(self.operations.target().or(falls_to).unwrap_or(durable));
+        let is_going = self.operations.forget() && self.stream.is_none();
         let at_once = if self.process_session != 0
             && session.is_some_and(|session| session != self.process_session)
         {
             self.count("late ack of a superseded session");
             Some(Expect::Superseded)
-        } else if durable >= Some(revision) && !is_falling {
+        } else if is_going {
+            None
+        } else if settled >= Some(revision) {
             // After a failed write it may have to be written again first.
             (!self.store_failed).then_some(Expect::Ok)
         } else if self.process_session == 0 {
@@ -62,6 +68,7 @@ impl World {
         };
         if at_once.is_none()
             && is_opened
+            && !is_going
             && let Some((epoch, _)) = delivered
         {
             self.settle((epoch, revision));
@@ -104,6 +111,15 @@ impl World {
                     assert!(!opened, "delivered, and refused");
                 }
             }
+            (Err(AckRefusal::Sought), at_once) => {
+                let of_old = !matches!(at_once, Some(Expect::Ok | Expect::Superseded));
+                assert!(
+                    self.operations.sought && of_old,
+                    "sought instead of {at_once:?}"
+                );
+            }
+            // It was removed while the ack waited.
+            (Err(AckRefusal::NotFound), None) => assert_eq!(self.disk, None, "it is known"),
             // Nothing is stored either: it is not known at all.
             (Err(AckRefusal::NotFound), Some(Expect::NoSession)) => {
                 assert_eq!(self.durable, None, "it is known");

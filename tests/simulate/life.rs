@@ -11,6 +11,7 @@ use watchmark::resume::{
 
 use crate::{
     etcd::{Etcd, Identity, rev},
+    operator::Operated,
     seeds::last_panic,
     steps::{Ask, Pause, Resume, Setup, Step, Which},
     tally::Tally,
@@ -100,7 +101,7 @@ pub(crate) fn run(setup: &Setup, steps: &[Step], death: Option<Death>, shows_log
 impl Setup {
     fn spares(&self, step: &Step, world: &World) -> bool {
         let is_first = matches!(step, Step::Subscribe(_)) && world.stream.is_none();
-        let spares = |kind| self.spared & (1_u16 << kind) != 0 && !is_first;
+        let spares = |kind| self.spared & (1_u32 << kind) != 0 && !is_first;
         step.disturbance().is_some_and(spares)
     }
 }
@@ -197,6 +198,15 @@ impl World {
                 self.ack(session, at);
             }
             Step::Wait(pause) => self.pause(pause),
+            Step::Seek(None) => {
+                self.count("seek to a snapshot");
+                self.operate(Operated::ToSnapshot);
+            }
+            Step::Seek(Some(back)) => self.seek(i64::from(*back)),
+            Step::Delete => {
+                self.count("deletion");
+                self.operate(Operated::Deleted);
+            }
             Step::QuietSpell(seconds, changes, lags) => {
                 self.quiet_spell(*seconds, *changes, *lags);
             }
@@ -273,6 +283,8 @@ impl World {
             let is_live = self.machine.stream_state() == Some(StreamState::Live);
             if is_live && self.everything_arrived() {
                 assert_eq!(self.unanswered_acks(), 0, "an ack is never answered");
+                let operations = self.unanswered_operations();
+                assert_eq!(operations, 0, "an operator is never answered");
                 return;
             }
             self.pause(&Pause::Timer);

@@ -8,7 +8,7 @@
 //! swallow what was said, words of attempts that are over); a store whose
 //! writes fail, or seem to, or are lost with the process; the process, which
 //! crashes and stands still; probes; and a subscriber that is slow, absent,
-//! impatient or mistaken. Driven by it is `resume::Subscription` itself. After
+//! impatient or mistaken; an operator who moves and deletes. Driven by it is `resume::Subscription` itself. After
 //! every command the promises P1 to P12 are checked, as far as they can be
 //! seen from outside; at the end the faults stop, and everything must arrive.
 //!
@@ -27,7 +27,7 @@
 //! | `worlds`, `steps`, `life` | a seed's world, its steps, its deaths, its end |
 //! | `etcd`, `upstream`, `network` | what is true, what is said, what is heard |
 //! | `world`, `store`, `subscriber` | the surroundings of the state machine |
-//! | `check`, `acks`, `identity` | the promises |
+//! | `check`, `acks`, `identity`, `operator` | the promises |
 //! | `found` | what broke once, shrunk |
 //! | `sessions` | worlds of the registry, its drivers and outboxes, on a paused clock |
 //!
@@ -50,6 +50,7 @@ mod found;
 mod identity;
 mod life;
 mod network;
+mod operator;
 mod seeds;
 mod sessions;
 mod steps;

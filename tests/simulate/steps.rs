@@ -20,7 +20,7 @@ pub(crate) struct Setup {
     pub(crate) idle_proof: u8,
     /// Which disturbances do not occur, as bits (see [`Step::disturbance`]):
     /// where all of them do, nothing ever gets far.
-    pub(crate) spared: u16,
+    pub(crate) spared: u32,
     /// After every step, of their own accord: 1: the store answers, 2: etcd
     /// speaks too, 3: the subscriber reads too, 4: it acknowledges too.
     pub(crate) eager: u8,
@@ -55,6 +55,10 @@ pub(crate) enum Step {
     Read(u8),
     Ack(Which, u8),
     Wait(Pause),
+    /// An operator's move, up to so many revisions below the newest; `None`:
+    /// to a snapshot.
+    Seek(Option<u8>),
+    Delete,
     /// Seconds in which nothing, or so many changes, happen; whether they
     /// are kept from the watch.
     QuietSpell(u16, u8, bool),
@@ -110,7 +114,7 @@ pub(crate) enum Pause {
 }
 
 impl Step {
-    /// Which kind of disturbance it is, if any: a number below 16.
+    /// Which kind of disturbance it is, if any: a number below 32.
     pub(crate) const fn disturbance(&self) -> Option<u8> {
         match self {
             Self::Compact(_) => Some(0),
@@ -138,6 +142,8 @@ impl Step {
             Self::Drain => Some(14),
             // Where there is a stream already.
             Self::Subscribe(_) => Some(15),
+            Self::Seek(_) => Some(16),
+            Self::Delete => Some(17),
             Self::Commit(_)
             | Self::Probe(..)
             | Self::Stored
@@ -157,7 +163,7 @@ pub(crate) fn any_setup() -> impl Strategy<Value = Setup> {
     ];
     let can_ask = prop_oneof![2 => Just(0_u8), 2 => Just(0b111), 1 => 0..8_u8];
     let is_proxied = prop::bool::weighted(0.1);
-    let others = (0..3_u8, is_proxied, any::<u16>(), 0..5_u8);
+    let others = (0..3_u8, is_proxied, any::<u32>(), 0..5_u8);
     (filters, can_ask, others).prop_map(|((no_put, no_delete), can_ask, others)| {
         let (idle_proof, is_proxied, spared, eager) = others;
         Setup {
@@ -211,6 +217,8 @@ pub(crate) fn any_step() -> impl Strategy<Value = Step> {
         16 => (1..5_u8).prop_map(Step::Read),
         10 => (any_which(), prop_oneof![3 => Just(1), 1 => 0..6_u8]).prop_map(|(which, near)| Step::Ack(which, near)),
         8 => any_pause().prop_map(Step::Wait),
+        2 => prop::option::weighted(0.8, 0..8_u8).prop_map(Step::Seek),
+        1 => Just(Step::Delete),
         3 => (600..1500_u16, 0..7_u8, prop::bool::weighted(0.2))
             .prop_map(|(seconds, changes, lags)| Step::QuietSpell(seconds, changes, lags)),
         1 => (1..2000_u16).prop_map(Step::Leap),

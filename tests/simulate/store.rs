@@ -7,6 +7,10 @@ use crate::world::World;
 impl World {
     pub(crate) fn persist(&mut self, record: Record) {
         assert!(self.in_flight.is_none(), "one write at a time");
+        if self.persist_operated(Some(&record)) {
+            self.in_flight = Some(Some(record));
+            return;
+        }
         self.in_flight_epoch = self.durable_epoch;
         self.check_history(&record);
         let request = self.subscriber.as_ref().map(|it| &it.request);
@@ -43,7 +47,13 @@ impl World {
             }
         }
         self.check_assumed(&record);
-        self.in_flight = Some(record);
+        self.in_flight = Some(Some(record));
+    }
+
+    pub(crate) fn forget(&mut self) {
+        assert!(self.in_flight.is_none(), "one write at a time");
+        assert!(self.persist_operated(None), "nobody asked for it");
+        self.in_flight = Some(None);
     }
 
     /// The delay rule may only assume what is true: nothing in range lies
@@ -71,6 +81,7 @@ impl World {
             return;
         };
         self.store_failed = !ok;
+        self.operated_or_not(ok);
         match (ok, is_durable) {
             (true, _) => {}
             (false, true) => self.count("write reported as failed that reached the disk"),
@@ -78,7 +89,7 @@ impl World {
         }
         let before = self.settled_before.take();
         if is_durable {
-            self.disk = Some(record);
+            self.disk = record;
             self.disk_epoch = self.in_flight_epoch;
         }
         let answer = if ok {

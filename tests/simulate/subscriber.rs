@@ -30,6 +30,7 @@ impl World {
             checkpoint, proof, ..
         } = &message
         {
+            self.operations.sought = false;
             assert_eq!(self.durable.as_ref(), self.machine.record());
             fingerprint = checkpoint.and_then(|at| self.fingerprint_before(at.get()));
             let subscriber = self.subscriber.as_ref().expect("P10: nobody is there");
@@ -105,9 +106,10 @@ impl World {
             | EndReason::StoreFailed(_)
             | EndReason::UpstreamUnavailable => {}
             EndReason::Compacted { .. } => self.own = None,
-            EndReason::RangeMismatch | EndReason::Sought | EndReason::Deleted => {
-                panic!("{reason:?}")
+            EndReason::Sought | EndReason::Deleted => {
+                assert!(self.operations.are_under_way(), "nobody asked for it");
             }
+            EndReason::RangeMismatch => panic!("{reason:?}"),
         }
         if self
             .stream

@@ -9,6 +9,7 @@ use crate::{
     check::Stream,
     etcd::{Entry, Etcd, MEMBERS, Position},
     identity::Known,
+    operator::Operations,
     subscriber::Subscriber,
     tally::Tally,
     upstream::{Attempting, Upstream, Watch},
@@ -26,7 +27,8 @@ pub(crate) struct World {
     pub(crate) now: Time,
     /// On disk as the machine knows it.
     pub(crate) durable: Option<Record>,
-    pub(crate) in_flight: Option<Record>,
+    /// The write under way; within it `None`: the record is removed.
+    pub(crate) in_flight: Option<Option<Record>>,
     /// On disk in truth, with the history that its checkpoint belongs to: a
     /// write that was reported as failed may have got there.
     pub(crate) disk: Option<Record>,
@@ -56,6 +58,7 @@ pub(crate) struct World {
     pub(crate) asked: BTreeMap<u64, Asked>,
     pub(crate) head_read: Option<Position>,
     pub(crate) draining: bool,
+    pub(crate) operations: Operations,
     /// What the session can know of the history that it follows.
     pub(crate) known: Known,
     /// The same, for a write that waited when a snapshot was begun.
@@ -118,6 +121,7 @@ impl World {
             asked: BTreeMap::new(),
             head_read: None,
             draining: false,
+            operations: Operations::default(),
             known: Known::default(),
             known_before: None,
             is_behind: false,
@@ -227,7 +231,10 @@ impl World {
             Command::Deliver(session, message) => self.deliver(session, message),
             Command::EndSession(session, reason) => self.end_session(session, &reason),
             Command::Persist(record) => self.persist(record),
-            Command::Forget | Command::ReplyOperation(..) => panic!("nobody asked for it"),
+            Command::Forget => self.forget(),
+            Command::ReplyOperation(operation, answer) => {
+                self.operation_answered(operation, &answer);
+            }
             Command::ReplyAck(ack, answer) => self.answered(ack, answer),
         }
     }
@@ -257,7 +264,7 @@ impl World {
         match self.in_flight.take() {
             Some(record) if is_durable => {
                 self.count("crash, and the write under way is on disk");
-                self.disk = Some(record);
+                self.disk = record;
                 self.disk_epoch = self.in_flight_epoch;
             }
             Some(_) => {
@@ -283,6 +290,7 @@ impl World {
         self.asked.clear();
         self.head_read = None;
         self.draining = false;
+        self.operations = Operations::default();
         self.run();
     }
 
