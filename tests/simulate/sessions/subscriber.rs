@@ -108,6 +108,9 @@ impl World {
 
     /// The transport takes up to so many messages.
     pub(super) fn read(&mut self, number: usize, many: usize) {
+        /// What an outbox holds at most, and one message more.
+        const QUEUED_BYTES_MAX: usize = 256 * 1024 + 4 * 1024 * 1024;
+        let mut bytes = 0;
         for _ in 0..many {
             let client = &mut self.clients[number];
             let Some(live) = &mut client.live else {
@@ -136,6 +139,11 @@ impl World {
             };
             self.tally.count("messages");
             let message = from_wire(message);
+            // The driver has not run since: this was queued.
+            if let resume::Message::Events { events, .. } = &message {
+                bytes += events.iter().map(|event| event.bytes).sum::<usize>();
+            }
+            assert!(bytes <= QUEUED_BYTES_MAX, "P11: {bytes} bytes were queued");
             self.log.lock().push(format!("{} < {message:?}", client.id));
             let mut resumed_at = None;
             if let resume::Message::Opened {

@@ -143,6 +143,7 @@ impl World {
                     self.acts(client, &Act::Go { many: 0, cut: None });
                     self.settle().await;
                 }
+                self.read(client, 100);
             }
         }
     }
@@ -223,6 +224,20 @@ impl World {
         self.settle_once().await;
         for client in &mut self.clients {
             if let Some(mut live) = client.live.take() {
+                // What was received may be acknowledged still.
+                let (registry, id) = (Arc::clone(&self.registry), client.id.clone());
+                let received = live.received;
+                let panicked = Arc::clone(&self.panicked);
+                if received > 0 && !live.auto_ack {
+                    self.store.settle(&id, received);
+                    let ack = async move {
+                        let answer = registry.ack(&id, None, rev(received)).await;
+                        let may_fail = panicked.load(Ordering::Relaxed);
+                        assert!(answer.is_ok() || may_fail, "4.10: {answer:?}");
+                    };
+                    self.acks
+                        .push(("an ack while draining".into(), tokio::spawn(ack)));
+                }
                 let end = live.messages.next().now_or_never();
                 let is_drained = matches!(end, Some(Some(Err(_))));
                 assert!(is_drained, "4.10: the stream says {end:?}");
@@ -246,12 +261,14 @@ impl World {
         }
         for _ in 0..200 {
             self.settle_once().await;
-            self.store.flush_one(true);
+            while self.store.flush_one(true) {}
         }
         drained = drained.or_else(|| drain.as_mut().now_or_never());
         assert!(drained.is_some(), "4.10: a drain never ends");
         drop(drain);
         drop(registry);
+        // What the acks were answered.
+        self.settle().await;
         self.restart(0).await;
     }
 
