@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd simulate chaos fuzz check mistakes mutants deps deps-test rust etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd simulate chaos fuzz check mistakes mutants image deps deps-test deps-image rust etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -68,6 +68,9 @@ mistakes: deps-test ## make each classic mistake in a copy, and show the test th
 mutants: deps ## break the machine and the status table in every small way; FILE='src/resume/batch.rs ...' for some
 	@scripts/mutants.sh $(FILE)
 
+image: deps deps-image ## build the container image, without a registry; ARCHIVE=file: also as an OCI archive
+	@k8s/image.sh $(ARCHIVE)
+
 etcd-3.6: ## build the newest etcd 3.6 into .etcd/3.6 (needs Go)
 	@scripts/etcd.sh 3.6
 
@@ -90,6 +93,9 @@ deps-test: deps
 		setpriv:util-linux mkfs.ext4:e2fsprogs losetup:mount mount:mount \
 		chromium:chromium /usr/bin/python3:python3 \
 		/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py:python3-prometheus-client
+
+deps-image:
+	@scripts/need.sh buildah:buildah /usr/share/ca-certificates/mozilla:ca-certificates
 
 clean: ## remove what was built, but for .etcd
 	cargo clean
