@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd simulate chaos fuzz check mistakes mutants image deps deps-test deps-image rust etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd simulate chaos fuzz check mistakes mutants image test-k8s deps deps-test deps-image deps-k8s rust etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -71,6 +71,9 @@ mutants: deps ## break the machine and the status table in every small way; FILE
 image: deps deps-image ## build the container image, without a registry; ARCHIVE=file: also as an OCI archive
 	@k8s/image.sh $(ARCHIVE)
 
+test-k8s: deps deps-image deps-k8s etcd-3.6 ## test the image, the manifests, the alerts, and the demo as a real pod
+	@k8s/tests/run.sh
+
 etcd-3.6: ## build the newest etcd 3.6 into .etcd/3.6 (needs Go)
 	@scripts/etcd.sh 3.6
 
@@ -96,6 +99,13 @@ deps-test: deps
 
 deps-image:
 	@scripts/need.sh buildah:buildah /usr/share/ca-certificates/mozilla:ca-certificates
+
+# promtool is in Prometheus' package. runc: crun wants one version of cgroups.
+deps-k8s:
+	@scripts/need.sh etcdctl:etcd-client promtool:prometheus /usr/bin/python3:python3 \
+		/usr/share/doc/python3-venv:python3-venv podman:podman runc:runc \
+		/usr/bin/catatonit:catatonit iptables:iptables
+	@command -v go >/dev/null || { echo 'go is not on PATH: install Go first' >&2; exit 1; }
 
 clean: ## remove what was built, but for .etcd
 	cargo clean
