@@ -32,5 +32,19 @@ OPERATOR_DIR=$(cd "$tools" && GOFLAGS=-mod=mod go mod download -json \
 	sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
 export KUSTOMIZE OPERATOR_DIR PYTHONDONTWRITEBYTECODE=1
 echo "kustomize: $KUSTOMIZE"
+
+case "${*:-pod}" in
+*pod* | *image*)
+	if [ "$(id -u)" -ne 0 ] || ! podman --version; then
+		echo "run.sh: the pod can't be tested: that needs podman, and root" >&2
+		echo "test result: FAILED. 0 passed; 1 failed"
+		exit 1
+	fi
+	k8s/build.sh target/image
+	k8s/demo/app/build.sh target/image/follower
+	IMAGE_ROOT=$PWD/target/image/root FOLLOWER=$PWD/target/image/follower
+	export IMAGE_ROOT FOLLOWER
+	;;
+esac
 cd k8s/tests
 exec "$tools/venv/bin/python" -m run "$@"
