@@ -1,8 +1,14 @@
 //! Generates gRPC clients, servers and messages from `proto/`.
 
-use std::{env, fs, io, path::PathBuf};
+use std::{
+    env, fs,
+    io::{self, Write as _},
+    path::PathBuf,
+};
 
 fn main() -> io::Result<()> {
+    // Otherwise a change to any file of the project builds everything again.
+    writeln!(io::stdout(), "cargo::rerun-if-changed=proto")?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     tonic_prost_build::configure()
         .bytes(".")
