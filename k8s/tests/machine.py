@@ -164,6 +164,8 @@ class Pod:
             for probe in ["startupProbe", "livenessProbe", "readinessProbe"]:
                 if probe in container:
                     self.probes[container["name"], probe] = container.pop(probe)
+            # podman would take these ports of the machine, too.
+            container.pop("ports", None)
         # A claim takes precedence over a volume of the same name.
         names = self.claims() | {it["name"] for it in spec.get("volumes", [])}
         spec["volumes"] = [
