@@ -102,9 +102,9 @@ deps-image:
 
 # promtool is in Prometheus' package. runc: crun wants one version of cgroups.
 deps-k8s:
-	@scripts/need.sh etcdctl:etcd-client promtool:prometheus /usr/bin/python3:python3 \
-		/usr/share/doc/python3-venv:python3-venv podman:podman runc:runc \
-		/usr/bin/catatonit:catatonit iptables:iptables
+	@scripts/need.sh etcdctl:etcd-client promtool:prometheus openssl:openssl podman:podman runc:runc \
+		catatonit:catatonit iptables:iptables /usr/bin/python3:python3 \
+		/usr/lib/python3.11/ensurepip:python3-venv
 	@command -v go >/dev/null || { echo 'go is not on PATH: install Go first' >&2; exit 1; }
 
 clean: ## remove what was built, but for .etcd

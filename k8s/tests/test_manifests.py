@@ -4,6 +4,9 @@ standard admits, and watchmark where the label asks for it."""
 import json
 import os
 import pathlib
+import re
+import shutil
+import tempfile
 import unittest
 
 import jsonschema
@@ -11,7 +14,7 @@ import kubernetes_validate
 import yaml
 
 from manifests import (
-    BUILT, K8S, SAMPLES, build, containers, find, kustomize, pod_of, variables, watchmark_of, workloads,
+    BUILT, K8S, ROOT, SAMPLES, build, containers, find, kustomize, pod_of, variables, watchmark_of, workloads,
 )
 
 # The oldest with native sidecars, one between, the newest known.
@@ -314,3 +317,24 @@ class Dashboard(unittest.TestCase):
             cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
             self.assertFalse(cells & taken, panel["title"])
             taken |= cells
+
+
+class Pages(unittest.TestCase):
+    def test_what_the_pages_print_builds(self):
+        for page in [ROOT / "README.md", K8S / "README.md"]:
+            (printed,) = re.findall(r"^```yaml\n(# kustomization.yaml\n.*?)^```", page.read_text(), re.M | re.S)
+            with self.subTest(page.name), tempfile.TemporaryDirectory() as directory:
+                # As printed: beside a copy of the project.
+                shutil.copytree(K8S / "components", pathlib.Path(directory, "watchmark/k8s/components"))
+                mine = pathlib.Path(directory, "mine")
+                mine.mkdir()
+                (mine / "kustomization.yaml").write_text(printed)
+                shutil.copy(K8S / "tests/applications/applications.yaml", mine / "deployment.yaml")
+                done = kustomize(mine)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                objects = list(yaml.safe_load_all(done.stdout))
+                watchmark = watchmark_of(pod_of(find(objects, "Deployment", "cart")))
+                self.assertRegex(watchmark["image"], "/watchmark:0.1.0$")
+                config = find(objects, "ConfigMap", watchmark["envFrom"][0]["configMapRef"]["name"])
+                self.assertIn("WATCHMARK_ETCD_ENDPOINTS", config["data"])
+                self.assertLessEqual(set(config["data"]), variables())
