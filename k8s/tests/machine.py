@@ -55,6 +55,18 @@ def until(condition, what, seconds=30):
         time.sleep(0.05)
 
 
+def certificates(directory, name):
+    """An authority, and what it signed for a name: ca.crt, tls.crt, tls.key."""
+    def new(subject, key, *options):
+        run("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", subject, "-keyout", directory / key, *options)
+    new("/CN=authority", "ca.key", "-x509", "-days", "2", "-out", directory / "ca.crt")
+    new(f"/CN={name}", "tls.key", "-out", directory / "tls.csr")
+    (directory / "names").write_text(f"subjectAltName=DNS:{name}\n")
+    run("openssl", "x509", "-req", "-in", directory / "tls.csr", "-CA", directory / "ca.crt", "-CAkey",
+        directory / "ca.key", "-CAcreateserial", "-days", "2", "-extfile", directory / "names", "-out",
+        directory / "tls.crt")
+
+
 class Machine:
     def __init__(self):
         # Short: the path of a socket has at most 107 bytes.
@@ -113,14 +125,17 @@ class Dns:
         self.asked = []
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((address, 53))
-        threading.Thread(target=self._serve, daemon=True).start()
+        self.socket.settimeout(0.1)
+        self.is_closed = False
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
 
     def _serve(self):
-        while True:
+        while not self.is_closed:
             try:
                 query, peer = self.socket.recvfrom(4096)
-            except OSError:
-                return
+            except TimeoutError:
+                continue
             labels, at = [], 12
             while query[at]:
                 labels.append(query[at + 1:at + 1 + query[at]].decode())
@@ -137,6 +152,8 @@ class Dns:
             self.socket.sendto(query[:2] + counts + query[12:end] + answer, peer)
 
     def close(self):
+        self.is_closed = True
+        self.thread.join()
         self.socket.close()
 
 
@@ -151,6 +168,8 @@ class Pod:
         self.nameserver = nameserver
         self.spec = self.workload["spec"]["template"]["spec"]
         self.probes = {}
+        # Sources of files, by volume and name.
+        self.secrets = {}
 
     def claims(self):
         return {it["metadata"]["name"] for it in self.workload["spec"].get("volumeClaimTemplates", [])}
@@ -188,10 +207,14 @@ class Pod:
 
     def _directory(self, name, group):
         """As a kubelet makes it; what is no claim dies with the pod."""
-        path = self.machine.directory / "volumes" / self.name / name
+        path = self.volume(name)
         if name not in self.claims():
             shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True, exist_ok=True)
+        for file, source in self.secrets.get(name, {}).items():
+            shutil.copy(source, path / file)
+            os.chown(path / file, 0, group)
+            os.chmod(path / file, 0o440)
         os.chown(path, 0, group)
         os.chmod(path, 0o2775)
         return path

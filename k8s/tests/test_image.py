@@ -11,7 +11,7 @@ import tarfile
 import threading
 import unittest
 
-from machine import NETWORK, Dns, Machine, run, until
+from machine import NETWORK, Dns, Machine, certificates, until
 
 SIZE_MAX = 15_000_000
 BINARY_MAX = 12_000_000
@@ -107,7 +107,7 @@ class Network(unittest.TestCase):
         image = machine.watchmark_image()
         gateway = machine.start_network()
         directory = machine.directory
-        certificates(directory)
+        certificates(directory, "etcd.watchmark.test")
         # The first container makes the bridge, and so the gateway's address.
         machine.may_fail("run", "--network", NETWORK, "--name", "first", image, "health")
         until(lambda: can_bind(gateway), "the gateway's address")
@@ -136,15 +136,3 @@ def can_bind(address):
             return True
         except OSError:
             return False
-
-
-def certificates(directory):
-    """An authority, and what it signed for etcd.watchmark.test."""
-    def new(subject, key, *options):
-        run("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", subject, "-keyout", directory / key, *options)
-    new("/CN=authority", "ca.key", "-x509", "-days", "2", "-out", directory / "ca.crt")
-    new("/CN=etcd", "tls.key", "-out", directory / "tls.csr")
-    (directory / "names").write_text("subjectAltName=DNS:etcd.watchmark.test\n")
-    run("openssl", "x509", "-req", "-in", directory / "tls.csr", "-CA", directory / "ca.crt", "-CAkey",
-        directory / "ca.key", "-CAcreateserial", "-days", "2", "-extfile", directory / "names", "-out",
-        directory / "tls.crt")

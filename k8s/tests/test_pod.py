@@ -12,7 +12,7 @@ import os
 import re
 import unittest
 
-from machine import DOMAIN, Dns, Machine, Pod, run, until
+from machine import DOMAIN, NETWORK, Dns, Machine, Pod, certificates, run, until
 from manifests import ROOT, build, find, pod_of, watchmark_of
 
 PREFIX = "app/"
@@ -57,7 +57,7 @@ class Demo(unittest.TestCase):
         cls.machine = machine = Machine()
         cls.addClassCleanup(machine.close)
         objects = build("overlays/demo-pre-1.29")
-        machine.watchmark_image()
+        cls.image = machine.watchmark_image()
         machine.image_of("localhost/follower:0.1.0", os.environ["FOLLOWER"], "/usr/bin/follower")
         etcd_image = pod_of(find(objects, "StatefulSet", "etcd"))["containers"][0]["image"]
         machine.image_of(etcd_image, ROOT / ".etcd/3.6/etcd", "/usr/local/bin/etcd")
@@ -125,6 +125,9 @@ class Demo(unittest.TestCase):
         etcd.write(10, "live")
         self.converged("live events")
         self.assertEqual(self.received(self.log()), etcd.events)
+        # As the page says, with kubectl.
+        rows = self.machine.podman("exec", pod.container("watchmark"), "/usr/bin/watchmark", "ls")
+        self.assertRegex(rows, r"\ndemo +live")
 
         with self.subTest("the application is killed"):
             last = etcd.events[-1][0]
@@ -172,6 +175,31 @@ class Demo(unittest.TestCase):
             self.converged("a snapshot")
             self.assertIn("snapshot SNAPSHOT_REASON_FIRST", self.log())
             self.assertEqual(self.received(self.log()), [])
+
+    def test_the_base_serves_who_has_a_certificate_and_nobody_else(self):
+        machine, name = self.machine, "watchmark.watchmark.svc"
+        certificates(machine.directory, name)
+        machine.dns.names["etcd.etcd.svc.cluster.local"] = machine.dns.names[f"etcd.{DOMAIN}"]
+        pod = Pod(machine, build("overlays/standalone"), "watchmark", self.pod.nameserver)
+        files = {it: machine.directory / it for it in ["ca.crt", "tls.crt", "tls.key"]}
+        pod.secrets["watchmark-tls"] = files
+        pod.play()
+        for kind in ["startupProbe", "livenessProbe", "readinessProbe"]:
+            until(lambda kind=kind: pod.probe("watchmark", kind), f"watchmark's {kind}")
+        machine.dns.names[name] = pod.address
+
+        def ask(*options):
+            mounts = [f"--volume={path}:/{it}:ro" for it, path in files.items()]
+            return machine.may_fail(
+                "run", "--rm", "--user", "0", "--network", NETWORK, "--dns", pod.nameserver, *mounts, self.image,
+                "health", "--timeout", "5s", "--address", f"https://{name}:7379", "--ca-file", "/ca.crt", *options)
+
+        done = ask("--cert-file", "/tls.crt", "--key-file", "/tls.key")
+        self.assertEqual((done.returncode, done.stdout), (0, "serving\n"), done.stderr)
+        done = ask()
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertRegex(done.stderr, "(?i)certificate")
+        self.assertEqual(pod.stop(), {"watchmark": 0})
 
 
 class Machines(unittest.TestCase):
