@@ -9,10 +9,7 @@ use std::{collections::BTreeMap, env, fs, mem, process::ExitCode, time::Duration
 use anyhow::{Context as _, Result};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::{signal::unix, time::timeout};
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Status, transport::Channel, transport::Endpoint};
 use tonic_types::StatusExt as _;
 
 tonic::include_proto!("watchmark.v1");
