@@ -143,8 +143,9 @@ impl Writer {
         }
         let count = rng.usize(traffic.txn_keys.clone());
         let first = rng.usize(..traffic.keys);
-        let mut value = vec![0; rng.usize(traffic.value_bytes.clone())];
-        rng.fill(&mut value);
+        let value_bytes = rng.usize(traffic.value_bytes.clone());
+        // Text, as some subscribers take nothing else.
+        let value: String = (0..value_bytes).map(|_| rng.alphanumeric()).collect();
         let key = |n: usize| format!("{prefix}{:04}", (first + n) % traffic.keys);
         if count == 1 {
             return self.try_put(&key(0), value).await;
