@@ -50,10 +50,12 @@ impl Play {
             "the consumers are not built: make test-clients"
         );
         let dir = TempDir::new().unwrap();
-        let etcd = Etcd::single(&["--max-txn-ops=4096", "--max-request-bytes=33554432"]).await;
+        // Progress soon, so that quiet ranges are acknowledged too.
+        let notify = Etcd::progress_notify_flag("1s").expect("a flag for progress");
+        let limits = ["--max-txn-ops=4096", "--max-request-bytes=33554432"];
+        let etcd = Etcd::single(&[limits[0], limits[1], &notify]).await;
         let truth = Arc::new(Truth::watch(etcd.client().await));
         let socket = format!("unix://{}", dir.path().join("watchmark.sock").display());
-        // Progress soon, so that quiet ranges are acknowledged too.
         let flags = [
             format!("--listen={socket}"),
             "--progress-interval=1s".to_owned(),
@@ -164,9 +166,7 @@ fn says_something(line: &str) -> bool {
         "//", "*", "/*", "# ", "import ", "from ", "use ", "package ",
     ];
     // An import in Go.
-    let is_path = line.contains('/')
-        && line.trim_start_matches("pb ").starts_with('"')
-        && line.ends_with('"');
+    let is_path = line.trim_start_matches("pb ").starts_with('"') && line.ends_with('"');
     line.contains(char::is_alphanumeric) && !is_path && !quiet.iter().any(|q| line.starts_with(q))
 }
 

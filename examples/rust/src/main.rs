@@ -35,13 +35,34 @@ struct Consumer {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
-    let [address, client_id, prefix, state_file] =
-        env::args().skip(1).collect::<Vec<_>>().try_into().ok().context("four arguments, please")?;
-    let url = if address.starts_with("unix:") { address } else { format!("http://{address}") };
-    let channel = Endpoint::from_shared(url)?.http2_keep_alive_interval(Duration::from_secs(20)).connect_lazy();
-    let request = SubscribeRequest { client_id, prefix: prefix.into(), ..Default::default() };
-    let work = fs::read(&state_file).map_or(Ok(Work::default()), |file| serde_json::from_slice(&file))?;
-    let mut consumer = Consumer { channel, request, state_file, work, delay: DELAY_MIN };
+    let [address, client_id, prefix, state_file] = env::args()
+        .skip(1)
+        .collect::<Vec<_>>()
+        .try_into()
+        .ok()
+        .context("four arguments, please")?;
+    let url = if address.starts_with("unix:") {
+        address
+    } else {
+        format!("http://{address}")
+    };
+    let channel = Endpoint::from_shared(url)?
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .connect_lazy();
+    let request = SubscribeRequest {
+        client_id,
+        prefix: prefix.into(),
+        ..Default::default()
+    };
+    let work =
+        fs::read(&state_file).map_or(Ok(Work::default()), |file| serde_json::from_slice(&file))?;
+    let mut consumer = Consumer {
+        channel,
+        request,
+        state_file,
+        work,
+        delay: DELAY_MIN,
+    };
     let mut sigterm = unix::signal(unix::SignalKind::terminate())?;
     let stop = async move { sigterm.recv().await }.boxed().shared();
     loop {
@@ -57,7 +78,13 @@ async fn main() -> Result<ExitCode> {
             }
             consumer.delay = consumer.delay.max(retry_after.unwrap_or_default());
         }
-        if timeout(consumer.delay.mul_f64(1.0 + fastrand::f64() / 2.0), stop.clone()).await.is_ok() {
+        if timeout(
+            consumer.delay.mul_f64(1.0 + fastrand::f64() / 2.0),
+            stop.clone(),
+        )
+        .await
+        .is_ok()
+        {
             return Ok(ExitCode::SUCCESS);
         }
         consumer.delay = (consumer.delay * 2).min(Duration::from_secs(5));
@@ -70,7 +97,10 @@ impl Consumer {
         let mut api = WatchServiceClient::new(self.channel.clone());
         let stream = api.subscribe(self.request.clone()).await?.into_inner();
         let mut batches = stream.ready_chunks(1000).take_until(stop);
-        let mut ack = AckRequest { client_id: self.request.client_id.clone(), ..Default::default() };
+        let mut ack = AckRequest {
+            client_id: self.request.client_id.clone(),
+            ..Default::default()
+        };
         let (mut acked, mut snapshot, mut parts) = (0, BTreeMap::new(), Vec::new());
         while let Some(batch) = batches.next().await {
             for message in batch {
@@ -80,20 +110,31 @@ impl Consumer {
                         (ack.session_id, acked) = (opened.session_id, opened.checkpoint);
                         if opened.resumed && self.work.revision == 0 {
                             // Our file is lost: this stream ends, and a snapshot comes.
-                            let (client_id, target) = (ack.client_id.clone(), Some(Target::Snapshot(true)));
-                            let seek = SeekSubscriptionRequest { client_id, target, dry_run: false };
-                            AdminServiceClient::new(self.channel.clone()).seek_subscription(seek).await?;
+                            let (client_id, target) =
+                                (ack.client_id.clone(), Some(Target::Snapshot(true)));
+                            let seek = SeekSubscriptionRequest {
+                                client_id,
+                                target,
+                                dry_run: false,
+                            };
+                            AdminServiceClient::new(self.channel.clone())
+                                .seek_subscription(seek)
+                                .await?;
                         }
                     }
                     Message::SnapshotBegin(_) => snapshot.clear(),
                     Message::SnapshotChunk(chunk) => {
                         for kv in chunk.kvs {
-                            snapshot.insert(String::from_utf8(kv.key)?, String::from_utf8(kv.value)?);
+                            snapshot
+                                .insert(String::from_utf8(kv.key)?, String::from_utf8(kv.value)?);
                         }
                     }
                     Message::SnapshotEnd(end) => {
                         // What is not in it no longer exists.
-                        self.work = Work { revision: end.revision, pairs: mem::take(&mut snapshot) };
+                        self.work = Work {
+                            revision: end.revision,
+                            pairs: mem::take(&mut snapshot),
+                        };
                         ack.revision = end.revision;
                         println!("SNAPSHOT {}", end.count);
                     }
