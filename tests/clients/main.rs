@@ -13,6 +13,7 @@
 mod support;
 
 mod consumer;
+mod readme;
 mod script;
 mod tap;
 

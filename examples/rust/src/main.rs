@@ -41,28 +41,14 @@ async fn main() -> Result<ExitCode> {
         .try_into()
         .ok()
         .context("four arguments, please")?;
-    let url = if address.starts_with("unix:") {
-        address
-    } else {
-        format!("http://{address}")
-    };
+    let url = if address.starts_with("unix:") { address } else { format!("http://{address}") };
     let channel = Endpoint::from_shared(url)?
         .http2_keep_alive_interval(Duration::from_secs(20))
         .connect_lazy();
-    let request = SubscribeRequest {
-        client_id,
-        prefix: prefix.into(),
-        ..Default::default()
-    };
+    let request = SubscribeRequest { client_id, prefix: prefix.into(), ..Default::default() };
     let work =
         fs::read(&state_file).map_or(Ok(Work::default()), |file| serde_json::from_slice(&file))?;
-    let mut consumer = Consumer {
-        channel,
-        request,
-        state_file,
-        work,
-        delay: DELAY_MIN,
-    };
+    let mut consumer = Consumer { channel, request, state_file, work, delay: DELAY_MIN };
     let mut sigterm = unix::signal(unix::SignalKind::terminate())?;
     let stop = async move { sigterm.recv().await }.boxed().shared();
     loop {
@@ -78,12 +64,7 @@ async fn main() -> Result<ExitCode> {
             }
             consumer.delay = consumer.delay.max(retry_after.unwrap_or_default());
         }
-        if timeout(
-            consumer.delay.mul_f64(1.0 + fastrand::f64() / 2.0),
-            stop.clone(),
-        )
-        .await
-        .is_ok()
+        if timeout(consumer.delay.mul_f64(1.0 + fastrand::f64() / 2.0), stop.clone()).await.is_ok()
         {
             return Ok(ExitCode::SUCCESS);
         }
@@ -97,10 +78,8 @@ impl Consumer {
         let mut api = WatchServiceClient::new(self.channel.clone());
         let stream = api.subscribe(self.request.clone()).await?.into_inner();
         let mut batches = stream.ready_chunks(1000).take_until(stop);
-        let mut ack = AckRequest {
-            client_id: self.request.client_id.clone(),
-            ..Default::default()
-        };
+        let mut ack =
+            AckRequest { client_id: self.request.client_id.clone(), ..Default::default() };
         let (mut acked, mut snapshot, mut parts) = (0, BTreeMap::new(), Vec::new());
         while let Some(batch) = batches.next().await {
             for message in batch {
@@ -112,11 +91,8 @@ impl Consumer {
                             // Our file is lost: this stream ends, and a snapshot comes.
                             let (client_id, target) =
                                 (ack.client_id.clone(), Some(Target::Snapshot(true)));
-                            let seek = SeekSubscriptionRequest {
-                                client_id,
-                                target,
-                                dry_run: false,
-                            };
+                            let seek =
+                                SeekSubscriptionRequest { client_id, target, dry_run: false };
                             AdminServiceClient::new(self.channel.clone())
                                 .seek_subscription(seek)
                                 .await?;
@@ -131,10 +107,8 @@ impl Consumer {
                     }
                     Message::SnapshotEnd(end) => {
                         // What is not in it no longer exists.
-                        self.work = Work {
-                            revision: end.revision,
-                            pairs: mem::take(&mut snapshot),
-                        };
+                        self.work =
+                            Work { revision: end.revision, pairs: mem::take(&mut snapshot) };
                         ack.revision = end.revision;
                         println!("SNAPSHOT {}", end.count);
                     }
