@@ -1,10 +1,10 @@
 # Everything that is done here, on a fresh Debian machine too: what is missing
 # is installed with apt-get. Only Rust itself is presumed (and Go, for the
-# etcd-3.x targets).
+# etcd-3.x targets and test-clients).
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd simulate chaos fuzz check mistakes mutants image test-k8s deps deps-test deps-image deps-k8s rust etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd test-clients test-k8s image proto-check proto-docs proto-baseline simulate chaos fuzz check mistakes mutants deps deps-test deps-clients deps-image deps-k8s rust go etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -18,6 +18,9 @@ ETCD_TESTS ?= --test scenarios --test upstream
 # How long chaos lasts, and its seed; empty: a new one, which is printed.
 MINUTES ?= 2
 SEED ?=
+
+# What README's sessions are typed with.
+GRPCURL = v1.9.4
 
 export ETCD TEST_THREADS
 
@@ -42,6 +45,21 @@ test-matrix: deps-test etcd-3.6 etcd-3.7 ## the tests that need etcd, on Debian'
 
 test-etcd: deps-test ## only the tests that depend on the version of etcd
 	scripts/test.sh $(ETCD_TESTS)
+
+test-clients: deps-clients ## the consumers of examples/ in five languages, and README's sessions, on the real thing
+	scripts/clients.sh
+	cargo fmt --check --manifest-path examples/rust/Cargo.toml
+	GOBIN=$(CURDIR)/target/tools go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL)
+	TEST_FLAGS=--include-ignored scripts/test.sh --test clients
+
+proto-check: deps go ## the protos: style, what would break clients or stored data, and proto/README.md is theirs
+	scripts/proto.sh check
+
+proto-docs: deps go ## write proto/README.md anew
+	scripts/proto.sh docs
+
+proto-baseline: deps go ## at a release: what later versions must stay compatible with
+	scripts/proto.sh baseline
 
 simulate: deps ## live through SEEDS worlds with faults, from SEED on; SEED=n alone replays one
 	@SEEDS='$(if $(SEED),$(SEEDS),$(or $(SEEDS),10000))' SEED='$(SEED)' \
@@ -101,11 +119,20 @@ deps-image:
 	@scripts/need.sh buildah:buildah /usr/share/ca-certificates/mozilla:ca-certificates
 
 # promtool is in Prometheus' package. runc: crun wants one version of cgroups.
-deps-k8s:
+deps-k8s: go
 	@scripts/need.sh etcdctl:etcd-client promtool:prometheus openssl:openssl podman:podman runc:runc \
 		catatonit:catatonit iptables:iptables /usr/bin/python3:python3 \
 		/usr/lib/python3.11/ensurepip:python3-venv
-	@command -v go >/dev/null || { echo 'go is not on PATH: install Go first' >&2; exit 1; }
+
+# Python's venv needs a package of its own on Debian, and has no command.
+deps-clients: deps-test go
+	@python3 -c 'import ensurepip' 2>/dev/null || scripts/need.sh /usr/lib/python3/venv:python3-venv
+	@scripts/need.sh javac:default-jdk-headless mvn:maven node:nodejs npm:npm
+
+go:
+	@command -v go >/dev/null || { \
+		echo 'go is not on PATH: install Go 1.26 or later first (https://go.dev/dl; Debian 12 has 1.19)' >&2; \
+		exit 1; }
 
 clean: ## remove what was built, but for .etcd
 	cargo clean

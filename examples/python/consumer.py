@@ -64,8 +64,8 @@ class Consumer:
         return message
 
     def receive(self, message):
-        kind = message.WhichOneof("message")
-        value = getattr(message, kind)
+        kind = message.WhichOneof("message")  # None: what a later version sends
+        value = kind and getattr(message, kind)
         if kind == "opened":
             self.delay, self.session_id, self.acked = 0.1, value.session_id, value.checkpoint
             if value.resumed and self.revision == 0:  # our file is lost: this stream ends, a snapshot comes
