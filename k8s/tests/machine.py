@@ -95,6 +95,9 @@ class Machine:
     def watchmark_image(self, *arguments):
         return run(K8S / "image.sh", *arguments, env=self.environment, cwd=ROOT)
 
+    def follower_image(self):
+        return run(K8S / "demo/app/image.sh", env=self.environment, cwd=ROOT)
+
     def image_of(self, name, program, path):
         """An image of one static program."""
         container = self.buildah("from", "scratch")

@@ -58,7 +58,7 @@ class Demo(unittest.TestCase):
         cls.addClassCleanup(machine.close)
         objects = build("overlays/demo-pre-1.29")
         cls.image = machine.watchmark_image()
-        machine.image_of("localhost/follower:0.1.0", os.environ["FOLLOWER"], "/usr/bin/follower")
+        machine.follower_image()
         etcd_image = pod_of(find(objects, "StatefulSet", "etcd"))["containers"][0]["image"]
         machine.image_of(etcd_image, ROOT / ".etcd/3.6/etcd", "/usr/local/bin/etcd")
         gateway = machine.start_network()
