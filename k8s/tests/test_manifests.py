@@ -262,6 +262,22 @@ class Sidecar(unittest.TestCase):
                     self.assertRegex(name, r"^watchmark-\w{10}$")
                     self.assertIn("WATCHMARK_ETCD_ENDPOINTS", find(objects, "ConfigMap", name)["data"])
 
+    def test_a_secret_that_is_generated_is_the_one_that_is_mounted(self):
+        for directory in [SAMPLES, f"{SAMPLES}-pre-1.29"]:
+            objects = build(directory)
+            pod = pod_of(find(objects, "StatefulSet", "stock"))
+            (volume,) = [it for it in pod["volumes"] if it["name"] == "watchmark-etcd"]
+            self.assertRegex(volume["secret"]["secretName"], r"^watchmark-etcd-\w{10}$")
+            data = find(objects, "Secret", volume["secret"]["secretName"])["data"]
+            (mount,) = [it for it in watchmark_of(pod)["volumeMounts"] if it["name"] == volume["name"]]
+            name = watchmark_of(pod)["envFrom"][0]["configMapRef"]["name"]
+            for value in find(objects, "ConfigMap", name)["data"].values():
+                if value.startswith("/"):
+                    self.assertEqual(os.path.dirname(value), mount["mountPath"])
+                    self.assertIn(os.path.basename(value), data)
+            # The application has no business with it.
+            self.assertNotIn(volume["name"], [it["name"] for it in pod["containers"][0]["volumeMounts"]])
+
     def test_the_image_is_of_this_version(self):
         (version,) = [
             line.split('"')[1] for line in (K8S.parent / "Cargo.toml").read_text().splitlines()
