@@ -121,7 +121,7 @@ func (c *consumer) receive(message *pb.SubscribeResponse) {
 	switch m := message.Message.(type) {
 	case *pb.SubscribeResponse_Opened:
 		c.delay, c.sessionID, c.acked = delayMin, m.Opened.SessionId, m.Opened.Checkpoint
-		if m.Opened.Resumed && c.Revision == 0 { // our file is lost: this stream ends, a snapshot comes
+		if m.Opened.Resumed && c.Revision == 0 { // our file is lost: this stream ends, the next has a snapshot
 			_, err := c.admin.SeekSubscription(context.Background(), &pb.SeekSubscriptionRequest{
 				ClientId: c.clientID, Target: &pb.SeekSubscriptionRequest_Snapshot{Snapshot: true}})
 			must(err)
@@ -148,6 +148,9 @@ func (c *consumer) receive(message *pb.SubscribeResponse) {
 }
 
 func (c *consumer) apply(revision int64) {
+	if c.Revision == 0 {
+		return // there is nothing yet that it could be applied to
+	}
 	for _, event := range c.parts {
 		key := string(event.Kv.Key)
 		if event.Kv.ModRevision <= c.Revision {

@@ -68,7 +68,7 @@ class Consumer:
         value = kind and getattr(message, kind)
         if kind == "opened":
             self.delay, self.session_id, self.acked = 0.1, value.session_id, value.checkpoint
-            if value.resumed and self.revision == 0:  # our file is lost: this stream ends, a snapshot comes
+            if value.resumed and self.revision == 0:  # our file is lost: this stream ends, the next has a snapshot
                 seek = admin_pb2.SeekSubscriptionRequest(client_id=self.client_id, snapshot=True)
                 admin_pb2_grpc.AdminServiceStub(self.channel).SeekSubscription(seek, timeout=30)
         elif kind == "snapshot_begin":
@@ -78,6 +78,10 @@ class Consumer:
         elif kind == "snapshot_end":  # what is not in it no longer exists
             self.pairs, self.revision, self.delivered = self.snapshot, value.revision, value.revision
             print("SNAPSHOT", value.count, flush=True)
+        elif kind == "state":
+            print(watch_pb2.StreamState.Name(value.state), flush=True)
+        elif self.revision == 0:
+            pass  # there is nothing yet that it could be applied to
         elif kind == "events":
             self.parts.extend(value.events)
             if not value.partial:  # a revision is processed whole
@@ -87,8 +91,6 @@ class Consumer:
                 self.revision, self.delivered = max(self.revision, value.revision), value.revision
         elif kind == "progress":  # up to here nothing else happened
             self.revision, self.delivered = max(self.revision, value.revision), value.revision
-        elif kind == "state":
-            print(watch_pb2.StreamState.Name(value.state), flush=True)
 
     def apply(self, event):
         if event.kv.mod_revision > self.revision:  # else it is here already: only its ack was lost

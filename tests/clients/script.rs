@@ -317,6 +317,8 @@ async fn acknowledged_by_progress(play: &mut Play) {
 
 /// The second has no file, though the client_id has a checkpoint.
 async fn a_second_instance_takes_over(play: &mut Play) {
+    let traffic = play.traffic(3);
+    play.go_on(20).await;
     let address = play.tap.address();
     let mut seconds = Vec::new();
     for first in &mut play.consumers {
@@ -336,6 +338,8 @@ async fn a_second_instance_takes_over(play: &mut Play) {
     }
     let began: Vec<_> = seconds.iter().map(|(began, _)| *began).collect();
     play.consumers = seconds.into_iter().map(|(_, second)| second).collect();
+    play.go_on(20).await;
+    traffic.stop().await;
     play.catch_up("taken over, from nothing").await;
     for (record, began) in play.records().iter().zip(began) {
         let superseded = End::Status(Code::Aborted, "SESSION_SUPERSEDED".to_owned());
@@ -359,7 +363,7 @@ async fn a_second_instance_takes_over(play: &mut Play) {
 }
 
 async fn stopped_under_traffic(play: &mut Play) {
-    let traffic = play.traffic(3);
+    let traffic = play.traffic(4);
     play.go_on(50).await;
     for consumer in &mut play.consumers {
         consumer.terminate();

@@ -23,6 +23,7 @@ use watchmark::proto::watchmark::v1::{
     SeekSubscriptionResponse, SubscribeRequest, SubscribeResponse,
     admin_service_client::AdminServiceClient,
     admin_service_server::{AdminService, AdminServiceServer},
+    subscribe_response::Message,
     watch_service_client::WatchServiceClient,
     watch_service_server::{WatchService, WatchServiceServer},
 };
@@ -52,7 +53,9 @@ pub(crate) struct Tap {
 pub(crate) struct Eyes {
     pub(crate) recorder: Recorder,
     truth: Arc<Truth>,
+    /// Of the instance that was started last.
     state_files_by_client_id: Mutex<BTreeMap<String, PathBuf>>,
+    state_files_by_session_id: Mutex<BTreeMap<u64, PathBuf>>,
     /// Acks that should not have been sent.
     wrong: Mutex<Vec<String>>,
     /// Whose next ack goes no further, and who waits for it.
@@ -67,6 +70,7 @@ impl Tap {
                 recorder: Recorder::default(),
                 truth,
                 state_files_by_client_id: Mutex::default(),
+                state_files_by_session_id: Mutex::default(),
                 wrong: Mutex::default(),
                 held_by_client_id: Mutex::default(),
             }),
@@ -83,7 +87,7 @@ impl Tap {
         &self.eyes.recorder
     }
 
-    /// Whose acks are about what is in this file.
+    /// Where the instance that is about to start keeps what it acknowledges.
     pub(crate) fn expect(&self, client_id: &str, state_file: &std::path::Path) {
         let mut files = self.eyes.state_files_by_client_id.lock().unwrap();
         files.insert(client_id.to_owned(), state_file.to_owned());
@@ -148,11 +152,11 @@ impl Eyes {
     /// What is acknowledged must be in the consumer's file, and be right.
     async fn look(&self, ack: &AckRequest) {
         let file = {
-            let files = self.state_files_by_client_id.lock().unwrap();
-            files.get(&ack.client_id).cloned()
+            let files = self.state_files_by_session_id.lock().unwrap();
+            files.get(&ack.session_id).cloned()
         };
-        let seen = match State::read(&file.expect("an unknown client_id")) {
-            None => Err("nothing is saved".to_owned()),
+        let seen = match file.and_then(|file| State::read(&file)) {
+            None => Err("nothing is saved, or it is no session's".to_owned()),
             Some(state) if state.revision < ack.revision => {
                 Err(format!("only {} is saved", state.revision))
             }
@@ -200,6 +204,10 @@ impl WatchService for Service {
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let request = request.into_inner();
+        let file = {
+            let files = self.eyes.state_files_by_client_id.lock().unwrap();
+            files[&request.client_id].clone()
+        };
         let id = self.eyes.recorder.subscribing(&request);
         let watched = Watched(Arc::clone(&self.eyes), id.clone());
         let eyes = Arc::clone(&self.eyes);
@@ -213,6 +221,10 @@ impl WatchService for Service {
                 match stream.message().await {
                     Ok(Some(response)) => {
                         let message = response.message.clone().unwrap();
+                        if let Message::Opened(opened) = &message {
+                            let mut files = eyes.state_files_by_session_id.lock().unwrap();
+                            files.insert(opened.session_id, file.clone());
+                        }
                         eyes.recorder.received(&id, message);
                         yield Ok(response);
                     }

@@ -90,7 +90,7 @@ impl Consumer {
                         self.delay = DELAY_MIN;
                         (ack.session_id, acked) = (opened.session_id, opened.checkpoint);
                         if opened.resumed && self.work.revision == 0 {
-                            // Our file is lost: this stream ends, and a snapshot comes.
+                            // Our file is lost: this stream ends, and the next has a snapshot.
                             let (client_id, target) =
                                 (ack.client_id.clone(), Some(Target::Snapshot(true)));
                             let seek =
@@ -144,6 +144,10 @@ impl Consumer {
 
     /// Processes whole revisions. What is here already comes again when its ack was lost.
     fn apply(&mut self, revision: i64, events: Vec<Event>) -> Result<i64> {
+        if self.work.revision == 0 {
+            // There is nothing yet that it could be applied to.
+            return Ok(0);
+        }
         for event in events {
             let (kind, kv) = (event.r#type(), event.kv.context("an event without a key")?);
             let key = String::from_utf8(kv.key)?;

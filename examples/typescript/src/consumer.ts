@@ -75,7 +75,7 @@ async function receive(message: SubscribeResponse["message"]) {
     case "opened":
       [delay, delivered] = [DELAY_MIN, 0n];
       [sessionId, acked] = [message.value.sessionId, message.value.checkpoint];
-      // Our file is lost: this stream ends, and a snapshot comes.
+      // Our file is lost: this stream ends, and the next has a snapshot.
       if (message.value.resumed && revision === 0n)
         await admin.seekSubscription({ clientId, target: { $case: "snapshot", value: true } });
       break;
@@ -102,6 +102,7 @@ async function receive(message: SubscribeResponse["message"]) {
 }
 
 function reached(last: bigint) {
+  if (revision === 0n) return; // there is nothing yet that it could be applied to
   for (const { type, kv } of parts) {
     if (!kv || kv.modRevision <= revision) continue; // it is here already: only its ack was lost
     const key = kv.key.toString();

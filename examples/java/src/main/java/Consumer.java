@@ -137,11 +137,11 @@ public class Consumer {
   void receive(SubscribeResponse message) throws Exception {
     switch (message.getMessageCase()) {
       case OPENED -> {
-        Opened opened = message.getOpened();
         delay = DELAY_MIN;
-        sessionId = opened.getSessionId();
-        acked = opened.getCheckpoint();
-        if (opened.getResumed() && state.revision == 0) { // our file is lost: this stream ends, a snapshot comes
+        sessionId = message.getOpened().getSessionId();
+        acked = message.getOpened().getCheckpoint();
+        // Our file is lost: this stream ends, and the next has a snapshot.
+        if (message.getOpened().getResumed() && state.revision == 0) {
           var seek = SeekSubscriptionRequest.newBuilder().setClientId(clientId).setSnapshot(true).build();
           AdminServiceGrpc.newBlockingStub(channel).seekSubscription(seek);
         }
@@ -170,6 +170,9 @@ public class Consumer {
   }
 
   void reached(long revision) {
+    if (state.revision == 0) {
+      return; // there is nothing yet that it could be applied to
+    }
     for (Event event : parts) {
       if (event.getKv().getModRevision() > state.revision) { // else it is here already: only its ack was lost
         String key = event.getKv().getKey().toStringUtf8();
