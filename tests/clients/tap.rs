@@ -1,23 +1,28 @@
 //! Stands between the consumers and watchmark: passes everything on, records it
 //! for the validators, and looks at a consumer's file in the moment in which it
 //! acknowledges: what it acknowledges must be in there, and be right.
+//!
+//! It is as awkward as watchmark may be: every revision comes alone, the parts
+//! of one come with pauses between, what follows `opened` comes together with
+//! it, and the answer to an ack takes its time.
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use futures_util::Stream;
-use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
+use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, time::sleep};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Server},
 };
 use watchmark::proto::watchmark::v1::{
-    AckRequest, AckResponse, DeleteSubscriptionRequest, DeleteSubscriptionResponse,
+    AckRequest, AckResponse, DeleteSubscriptionRequest, DeleteSubscriptionResponse, Events,
     GetStatusRequest, GetStatusResponse, GetSubscriptionRequest, GetSubscriptionResponse,
     ListSubscriptionsRequest, ListSubscriptionsResponse, SeekSubscriptionRequest,
     SeekSubscriptionResponse, SubscribeRequest, SubscribeResponse,
@@ -32,13 +37,20 @@ use crate::{
     consumer::State,
     support::{
         client::Ended,
-        history::{End, Operated, Recorder, StreamId, Truth},
+        history::{End, Operated, Recorder, StreamId, Truth, mod_revision},
         host::Host,
         wait,
     },
 };
 
 const PORT: u16 = 7379;
+
+/// Before `opened` is passed on: events pile up behind it.
+const OPENED_AFTER: Duration = Duration::from_millis(200);
+/// After a part of a revision.
+const PARTS_APART: Duration = Duration::from_millis(300);
+/// Before an ack is passed on: events pile up for the next.
+const ACK_AFTER: Duration = Duration::from_millis(30);
 
 /// Listens where consumers connect, while it is open.
 pub(crate) struct Tap {
@@ -194,6 +206,29 @@ fn end(status: &Status) -> End {
     End::from(&Ended::from(status.clone()))
 }
 
+/// The same, a message for each revision.
+fn revisions(message: Message) -> Vec<Message> {
+    let Message::Events(batch) = message else {
+        return vec![message];
+    };
+    let mut revisions: Vec<Events> = Vec::new();
+    for event in batch.events {
+        let revision = mod_revision(&event);
+        match revisions.last_mut() {
+            Some(last) if last.revision == revision => last.events.push(event),
+            _ => revisions.push(Events {
+                revision,
+                events: vec![event],
+                partial: false,
+            }),
+        }
+    }
+    if let Some(last) = revisions.last_mut() {
+        last.partial = batch.partial;
+    }
+    revisions.into_iter().map(Message::Events).collect()
+}
+
 #[tonic::async_trait]
 impl WatchService for Service {
     type SubscribeStream =
@@ -220,13 +255,22 @@ impl WatchService for Service {
             loop {
                 match stream.message().await {
                     Ok(Some(response)) => {
-                        let message = response.message.clone().unwrap();
+                        let message = response.message.unwrap();
                         if let Message::Opened(opened) = &message {
                             let mut files = eyes.state_files_by_session_id.lock().unwrap();
                             files.insert(opened.session_id, file.clone());
                         }
-                        eyes.recorder.received(&id, message);
-                        yield Ok(response);
+                        if matches!(message, Message::Opened(_)) {
+                            sleep(OPENED_AFTER).await;
+                        }
+                        for message in revisions(message) {
+                            eyes.recorder.received(&id, message.clone());
+                            let is_part = matches!(&message, Message::Events(it) if it.partial);
+                            yield Ok(SubscribeResponse { message: Some(message) });
+                            if is_part {
+                                sleep(PARTS_APART).await;
+                            }
+                        }
                     }
                     Ok(None) => return eyes.recorder.ended(&id, End::Silent),
                     Err(status) => {
@@ -253,6 +297,7 @@ impl WatchService for Service {
             held.send(()).unwrap();
             std::future::pending::<()>().await;
         }
+        sleep(ACK_AFTER).await;
         let recorder = &self.eyes.recorder;
         let id = recorder.ack_sent(&ack.client_id, ack.session_id, ack.revision);
         let answer = WatchServiceClient::new(self.channel.clone()).ack(ack).await;
