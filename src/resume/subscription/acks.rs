@@ -106,8 +106,7 @@ impl Writes {
     /// etcd answered within the history that a write which has not begun speaks
     /// of: it is to say so.
     pub(super) fn note(&mut self, cluster_id: u64, raft_term: u64) {
-        let record = self.wanted.as_mut().and_then(|it| it.record.as_mut());
-        if let Some(record) = record.filter(|record| record.checkpoint.is_some()) {
+        if let Some(record) = self.wanted.as_mut().and_then(|it| it.record.as_mut()) {
             record.history.cluster_id = cluster_id;
             record.history.raft_term = raft_term;
         }

@@ -79,7 +79,6 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.history_lost = false;
         self.sought = false;
         self.replacement_told = false;
-        self.failure_told = false;
     }
 
     /// Whatever they asked for did not take place.

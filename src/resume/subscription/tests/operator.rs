@@ -2,7 +2,8 @@
 
 use super::harness::*;
 use crate::resume::{
-    Activity, OnCompaction, OutboxRoom, Record, SessionRequest, Settings, input::Upstream,
+    Activity, GuardReading, Header, OnCompaction, OutboxRoom, Record, SessionRequest, Settings,
+    input::Upstream,
 };
 
 #[test]
@@ -126,8 +127,41 @@ fn who_chose_to_fail_and_was_told_of_the_replaced_history_gets_the_snapshot_aske
         let pending = format!("persist 0 fresh pending {reason} c0 t0");
         assert_eq!(machine.seek_snapshot(1), [pending]);
         machine.persisted();
+        assert_eq!(machine.seek(2, 90), ["persist 90 acked c0 t0"]);
+        machine.persisted();
+        machine.seek_snapshot(3);
+        machine.persisted();
         assert_eq!(machine.subscribe_as(2, request), ["snapshot #5"]);
     }
+}
+
+/// Nobody was told of the second one.
+#[test]
+fn a_snapshot_asked_for_after_the_next_replaced_history_says_so_again() {
+    let mut machine = Machine::stored(record(100));
+    let fails = SessionRequest {
+        on_compaction: OnCompaction::Fail,
+        ..request()
+    };
+    machine.subscribe_as(1, fails);
+    machine.says(watch_opened(present(200, 99)));
+    machine.persisted();
+    machine.seek_as(1, 90, header(200));
+    machine.persisted();
+    machine.subscribe(2);
+    machine.says(watch_opened(GuardReading::Present {
+        header: Header {
+            cluster_id: 2,
+            ..header(300)
+        },
+        mod_revision: None,
+    }));
+    machine.closes(2);
+    machine.persisted();
+    assert_eq!(
+        machine.seek_snapshot(2),
+        ["persist 0 fresh pending HistoryReplaced c0 t0"]
+    );
 }
 
 #[test]

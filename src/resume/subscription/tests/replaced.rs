@@ -247,7 +247,11 @@ fn a_write_that_waits_says_the_highest_term_seen_until_it_begins() {
         ..request()
     };
     machine.subscribe_as(1, request);
-    machine.says(Upstream::Head(header(100)));
+    // Through a proxy, which names no cluster.
+    machine.says(Upstream::Head(Header {
+        cluster_id: 0,
+        ..header(100)
+    }));
     machine.says(watch_opened(answer(1, 3, 0)));
     assert_eq!(machine.persisted(), ["persist 100 acked c1 t3"]);
 
