@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd test-clients test-k8s image proto-check proto-docs proto-baseline simulate chaos fuzz check mistakes mutants deps deps-test deps-clients deps-image deps-k8s rust go etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd test-clients test-k8s image proto-check proto-docs proto-baseline simulate chaos fuzz check mistakes mutants deps deps-test deps-clients deps-proto deps-image deps-k8s rust go etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -52,13 +52,13 @@ test-clients: deps-clients ## the consumers of examples/ in five languages, and 
 	GOBIN=$(CURDIR)/target/tools go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL)
 	TEST_FLAGS=--include-ignored scripts/test.sh --test clients
 
-proto-check: deps go ## the protos: style, what would break clients or stored data, and proto/README.md is theirs
+proto-check: deps-proto ## the protos: style, what would break clients or stored data, and proto/README.md is theirs
 	scripts/proto.sh check
 
-proto-docs: deps go ## write proto/README.md anew
+proto-docs: deps-proto ## write proto/README.md anew
 	scripts/proto.sh docs
 
-proto-baseline: deps go ## at a release: what later versions must stay compatible with
+proto-baseline: deps-proto ## at a release: what later versions must stay compatible with
 	scripts/proto.sh baseline
 
 simulate: deps ## live through SEEDS worlds with faults, from SEED on; SEED=n alone replays one
@@ -123,6 +123,10 @@ deps-k8s: go
 	@scripts/need.sh etcdctl:etcd-client promtool:prometheus openssl:openssl podman:podman runc:runc \
 		catatonit:catatonit iptables:iptables /usr/bin/python3:python3 \
 		/usr/lib/python3.11/ensurepip:python3-venv
+
+# buf comes from npm, as a binary.
+deps-proto: deps go
+	@scripts/need.sh node:nodejs npm:npm
 
 # Python's venv needs a package of its own on Debian, and has no command.
 deps-clients: deps-test go
