@@ -22,9 +22,10 @@ use crate::{
     support::{host::Host, wait},
 };
 
-/// The sections that are one session, from the first heading on until this one.
+/// The sections that are one session: from this heading on until the next after
+/// everything is stopped.
 const FIRST: &str = "## Try it by hand";
-const END: &str = "## What it promises";
+const LAST: &str = "\nStop everything:\n";
 
 /// What README.md says where watchmark listens.
 const PRINTED_ADDRESS: &str = "127.0.0.1:7379";
@@ -43,13 +44,10 @@ struct Step {
 
 /// The blocks of the session, each with the text printed after it.
 fn steps(readme: &str) -> Vec<Step> {
-    let session = readme
-        .split(FIRST)
-        .nth(1)
-        .unwrap()
-        .split(END)
-        .next()
-        .unwrap();
+    let (_, session) = readme.split_once(FIRST).unwrap();
+    let (session, stop) = session.split_once(LAST).unwrap();
+    let (stop, _) = stop.split_once("\n## ").unwrap();
+    let session = format!("{session}{stop}\n");
     let mut steps: Vec<Step> = Vec::new();
     let mut lines = session.lines();
     while let Some(line) = lines.next() {
