@@ -15,7 +15,7 @@ proptest! {
     })]
 
     #[test]
-    fn no_absurdity_of_etcd_panics_or_takes_a_subscriber_backwards(story in upstream::stories()) {
+    fn no_absurdity_of_etcd_panics_or_takes_a_subscriber_backwards(story in upstream::stories(60)) {
         upstream::live(story)?;
     }
 }

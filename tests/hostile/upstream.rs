@@ -78,10 +78,24 @@ pub(crate) struct Story {
     steps: Vec<Step>,
 }
 
-pub(crate) fn stories() -> impl Strategy<Value = Story> {
+impl Story {
+    /// What happened in the other one happens, too.
+    #[cfg(fuzzing)]
+    pub(crate) fn go_on(&mut self, other: Self) {
+        self.steps.extend(other.steps);
+    }
+}
+
+/// Of fewer than `steps_end` steps.
+pub(crate) fn stories(steps_end: usize) -> impl Strategy<Value = Story> {
     let proofs = vec![IdleProof::Auto, IdleProof::Progress, IdleProof::Delay];
     let idle_proof = prop::sample::select(proofs);
-    let story = (any::<bool>(), idle_proof, requests(), vec(steps(), 0..60));
+    let story = (
+        any::<bool>(),
+        idle_proof,
+        requests(),
+        vec(steps(), 0..steps_end),
+    );
     story.prop_map(|(is_new, idle_proof, first, steps)| Story {
         is_new,
         idle_proof,

@@ -123,3 +123,40 @@ fn the_delay_rule_does_not_count_time_in_which_the_process_stood_still() {
     ];
     run(&PLAIN, &steps, None, false);
 }
+
+/// A restore that keeps the ids and the term, and has overtaken the assumed
+/// position: nobody can tell, and what it has below there is not skipped by
+/// the next assumption.
+#[test]
+fn what_an_unseen_history_has_below_an_assumed_position_is_not_the_delay_rules() {
+    let setup = Setup {
+        spared: 4_178_250_708,
+        ..PLAIN
+    };
+    let commit = || {
+        Step::Commit(vec![Change {
+            key: 0,
+            delete: false,
+            large: false,
+        }])
+    };
+    let steps = [
+        Step::Delayed(Act::Go { many: 0, cut: None }),
+        GO,
+        Step::QuietSpell(600, 4, false),
+        Step::Delayed(Act::Go { many: 0, cut: None }),
+        Stored,
+        Step::QuietSpell(600, 2, false),
+        commit(),
+        Step::Compact(0),
+        Step::QuietSpell(600, 2, false),
+        commit(),
+        commit(),
+        Step::Replace(6, Identity::SameFlags),
+        Subscribe(Ask::PLAIN),
+        Etcd(Act::Lost { arrives: false }),
+        commit(),
+        Step::QuietSpell(615, 1, false),
+    ];
+    run(&setup, &steps, None, false);
+}
