@@ -6,7 +6,7 @@
 //! out is strictly ascending and whole, except that a revision too large for
 //! one message comes in parts, of which only the last can be acknowledged.
 
-use std::collections::VecDeque;
+use std::{cmp::Ordering, collections::VecDeque};
 
 use super::{Item, Revision};
 
@@ -107,6 +107,26 @@ impl<E: Item> Assembler<E> {
         debug_assert!(self.is_idle(), "only what came out can be advanced");
         self.done = self.done.max(Some(revision));
         self.newest = self.done;
+    }
+
+    /// Whether what a reopened watch brings belies the parts that came out: it
+    /// has a revision before theirs, or goes on without repeating them.
+    pub(super) fn is_belied_by(&self, events: &[E]) -> bool {
+        let Some(partial) = self.partial else {
+            return false;
+        };
+        let is_behind = self.newest < Some(partial.revision);
+        let mut to_skip = partial.to_skip;
+        let new = events.iter().map(Item::mod_revision);
+        for revision in new.filter(|&revision| Some(revision) > self.done) {
+            match revision.cmp(&partial.revision) {
+                Ordering::Less if is_behind => return true,
+                Ordering::Less => {}
+                Ordering::Equal => to_skip = to_skip.saturating_sub(1),
+                Ordering::Greater => return to_skip > 0,
+            }
+        }
+        false
     }
 
     /// Takes in the events of one response, or of one fragment of it. Members

@@ -287,3 +287,27 @@ fn an_oversized_revision_of_unknown_length_goes_only_when_nothing_is_unacknowled
     assert_eq!(assembler.next_batch(room(1000, false)), None);
     assert!(assembler.next_batch(room(1, true)).unwrap().partial);
 }
+
+#[test]
+fn what_a_reopened_watch_brings_may_belie_the_parts_that_came_out() {
+    let mut assembler = Assembler::new(Some(revision(10)));
+    assert!(!assembler.is_belied_by(&each([11, 12])), "there are none");
+    assembler.push(of(12, 5, MIB), true);
+    let part = assembler.next_batch(UNLIMITED).unwrap();
+    assert!(part.partial);
+    let sent = part.events.len();
+    assert!(!assembler.is_belied_by(&of(12, 1, MIB)));
+    assert!(!assembler.is_belied_by(&each([11, 13])), "a repetition");
+    assembler.restart();
+    let goes_on = |before: &[i64], repeated: usize, after: i64| {
+        let mut events = each(before.iter().copied());
+        events.extend(of(12, repeated, MIB));
+        events.extend(each([after]));
+        assembler.is_belied_by(&events)
+    };
+    assert!(!goes_on(&[9, 10], sent, 13));
+    assert!(!assembler.is_belied_by(&of(12, 1, MIB)), "more may follow");
+    assert!(goes_on(&[11], sent, 13), "a revision before it");
+    assert!(goes_on(&[], sent - 1, 13), "less of it");
+    assert!(goes_on(&[], 0, 13), "nothing of it");
+}

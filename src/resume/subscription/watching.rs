@@ -1,6 +1,9 @@
 //! What a running watch says, and what its silence means.
 
-use super::{Phase, Subscription, opening::Plan};
+use super::{
+    Phase, Subscription,
+    opening::{Plan, Source},
+};
 use crate::resume::{
     Command, Fingerprint, IdleProof, Item, OutboxRoom, ProbeSample, Proof, Revision, Settings,
     StreamState, Time, WatchOpened, idle::DelayRule,
@@ -147,6 +150,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let mut revisions = events.iter().map(Item::mod_revision);
         if let Some(first) = revisions.find(|&revision| Some(revision) > delivered) {
             self.distrust_assumed(first);
+        }
+        if self.assembler.is_belied_by(&events) {
+            return self.replaced(Source::Delivered);
         }
         self.assembler.push(events, fragment);
     }

@@ -267,3 +267,21 @@ fn a_write_that_waits_says_the_highest_term_seen_until_it_begins() {
         ["ack 1 ok 201", "persist 202 acked c1 t4 a/2@202"]
     );
 }
+
+/// The guard, at what was delivered whole, can't tell.
+#[test]
+fn a_new_history_without_the_revision_that_was_half_sent_is_a_replaced_one() {
+    for revision in [101, 103] {
+        let mut machine = Machine::watching(100);
+        let large = || sized("a/1", 102, 2 * MIB);
+        let sent = machine.says(fragment([large(), large(), large()]));
+        assert_eq!(sent, ["s1 events 102 [a/1@102] partial"; 2]);
+        machine.says(Upstream::Lost);
+        machine.at_next_timer();
+        machine.says(watch_opened(present(110, 100)));
+        assert_eq!(
+            machine.says(response([put("a/2", revision)])),
+            ["s1 end HistoryReplaced", "close", FORGETS]
+        );
+    }
+}
