@@ -20,7 +20,8 @@ import yaml
 
 from manifests import K8S, ROOT, containers
 
-NETWORK = "watchmark-test"
+# Two runs at a time keep out of each other's way.
+NETWORK = f"watchmark-test-{os.getpid()}"
 NAMESPACE = "watchmark-demo"
 DOMAIN = f"{NAMESPACE}.svc.cluster.local"
 # crun wants one version of cgroups, and limits must be such that a container may raise them.
@@ -118,6 +119,8 @@ class Machine:
         self.may_fail("network", "rm", "--force", NETWORK)
         self.may_fail("system", "reset", "--force")
         shutil.rmtree(self.directory, ignore_errors=True)
+        # Which addresses were given out.
+        shutil.rmtree(f"/var/lib/cni/networks/{NETWORK}", ignore_errors=True)
 
 
 class Dns:

@@ -208,4 +208,4 @@ class Machines(unittest.TestCase):
         machine = Machine()
         self.addCleanup(machine.close)
         image = machine.watchmark_image()
-        self.assertRegex(machine.podman("run", "--rm", image, "--version"), r"^watchmark \d")
+        self.assertRegex(machine.podman("run", "--rm", "--network", "none", image, "--version"), r"^watchmark \d")
