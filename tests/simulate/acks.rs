@@ -47,7 +47,8 @@ impl World {
         assert_eq!(current.map(|at| at.get()), durable, "not what is on disk");
         let falls_to = self.in_flight.as_ref().map(|it| checkpoint(it.as_ref()));
         // On disk, and not about to fall.
-        let settled = durable.min(self.operations.target().or(falls_to).unwrap_or(durable));
+        let to_come = [falls_to, self.operations.target()].into_iter().flatten();
+        let settled = to_come.fold(durable, Ord::min);
         let is_going = self.operations.forget() && self.stream.is_none();
         let at_once = if self.process_session != 0
             && session.is_some_and(|session| session != self.process_session)

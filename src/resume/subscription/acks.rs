@@ -137,7 +137,10 @@ impl Writes {
 
     /// What is acknowledged for good: on disk, and not about to fall.
     fn settled_checkpoint(&self) -> Option<Revision> {
-        self.durable_checkpoint().min(self.current_checkpoint())
+        let to_come = [&self.in_flight, &self.wanted].into_iter().flatten();
+        to_come
+            .map(|change| change.record.as_ref().and_then(|record| record.checkpoint))
+            .fold(self.durable_checkpoint(), Ord::min)
     }
 
     pub(super) fn current_checkpoint(&self) -> Option<Revision> {

@@ -235,6 +235,22 @@ fn an_ack_below_a_forward_seek_waits_for_it() {
     assert_eq!(machine.persisted(), ["ack 2 ok 200", "op 1 ok, was 100"]);
 }
 
+/// Between the two writes the checkpoint on disk is below it.
+#[test]
+fn an_ack_of_where_a_seek_returns_to_after_a_write_that_falls_waits_for_the_seek() {
+    let mut machine = Machine::stored(record(100));
+    let back = SessionRequest {
+        resume_after: Some(revision(90)),
+        ..request()
+    };
+    machine.subscribe_as(1, back);
+    machine.says(watch_opened(present(200, 0)));
+    machine.seek(1, 100);
+    assert_eq!(machine.ack(1, 100), NOTHING);
+    assert_eq!(machine.persisted(), ["persist 100 acked c1 t2"]);
+    assert_eq!(machine.persisted(), ["ack 1 ok 100", "op 1 ok, was 90"]);
+}
+
 #[test]
 fn an_ack_below_a_forward_seek_that_fails_is_told_so() {
     let mut machine = delivered_up_to_103();
