@@ -136,6 +136,7 @@ impl World {
             return false;
         }
         self.known.see(*header);
+        self.accepted_own = self.own_position().map(|(_, at)| at);
         self.adopt(guard, epoch);
         true
     }

@@ -95,6 +95,7 @@ impl World {
             // Nothing that it was sent counts any more.
             self.ended = None;
             self.last_opened = None;
+            self.accepted_own = None;
         }
     }
 

@@ -13,7 +13,7 @@ impl World {
         }
         self.in_flight_epoch = self.durable_epoch;
         self.check_history(&record);
-        let request = self.subscriber.as_ref().map(|it| &it.request);
+        let accepted_own = self.accepted_own.take();
         let stored = self.durable_checkpoint();
         match record.checkpoint.map(|at| at.get()) {
             None if record.pending_snapshot.is_some() => {
@@ -23,9 +23,7 @@ impl World {
             }
             None => assert_eq!(stored, None, "P8: forgets"),
             Some(at) => {
-                let resumes_own = request
-                    .is_some_and(|request| request.resume_after == record.checkpoint)
-                    && self.stream.as_ref().is_some_and(|stream| !stream.opened);
+                let resumes_own = accepted_own == Some(at);
                 let from_head = self
                     .head_read
                     .filter(|&(_, head)| head == at && stored.is_none());
@@ -102,6 +100,7 @@ impl World {
         } else {
             self.settled = before.unwrap_or(self.settled);
             self.head_read = None;
+            self.accepted_own = None;
             Err(StoreFailed("full".into()))
         };
         self.handle(Input::Persisted(answer));

@@ -51,6 +51,8 @@ pub(crate) struct World {
     pub(crate) subscriber: Option<Subscriber>,
     /// The position that the subscriber keeps itself.
     pub(crate) own: Option<Position>,
+    /// One that it brought, and that is to be written.
+    pub(crate) accepted_own: Option<i64>,
     pub(crate) last_session: u64,
     /// Of this process: 0 for none.
     pub(crate) process_session: u64,
@@ -115,6 +117,7 @@ impl World {
             last_opened: None,
             subscriber: None,
             own: None,
+            accepted_own: None,
             last_session: 0,
             process_session: 0,
             last_ack: 0,
@@ -289,6 +292,7 @@ impl World {
         self.process_session = 0;
         self.asked.clear();
         self.head_read = None;
+        self.accepted_own = None;
         self.draining = false;
         self.operations = Operations::default();
         self.run();
