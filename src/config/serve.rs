@@ -51,7 +51,7 @@ pub(super) struct ServeFlags {
     #[arg(long, env = "WATCHMARK_DEFAULT_PREFIX", value_name = "PREFIX")]
     default_prefix: Option<String>,
 
-    /// Refuse ranges outside this prefix; repeatable. '' (a flag only): every range, also without upper end
+    /// Refuse ranges outside this prefix; repeatable, or with commas between. '' (a flag only): every range, also without upper end
     #[arg(
         long,
         env = "WATCHMARK_ALLOW_PREFIX",
