@@ -4,129 +4,134 @@
 //
 // Exit codes: 0 stopped by SIGTERM, 1 refused for good, 3 another instance took over.
 
-import { existsSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createChannel, createClientFactory } from "nice-grpc";
 import { ErrorInfo, RetryInfo, RichClientError, errorDetailsClientMiddleware } from "nice-grpc-error-details";
-import writeFileAtomic from "write-file-atomic";
 import { AdminServiceDefinition } from "./gen/watchmark/v1/admin.js";
-import { Event, Event_EventType, SubscribeResponse, WatchServiceDefinition } from "./gen/watchmark/v1/watch.js";
+import { Event, KeyValue, SubscribeResponse, WatchServiceDefinition } from "./gen/watchmark/v1/watch.js";
+import { LocalCopy } from "./local-copy.js";
 
-const [address = "", clientId = "", prefix = "", stateFile = ""] = process.argv.slice(2);
 const DELAY_MIN = 100;
 const DELAY_MAX = 5_000;
+const OPTIONS = { "grpc.keepalive_time_ms": 20_000, "grpc.max_reconnect_backoff_ms": DELAY_MAX };
 
-const channel = createChannel(address, undefined, {
-  "grpc.keepalive_time_ms": 20_000,
-  "grpc.max_reconnect_backoff_ms": DELAY_MAX,
-});
-const clients = createClientFactory().use(errorDetailsClientMiddleware);
-const api = clients.create(WatchServiceDefinition, channel);
-const admin = clients.create(AdminServiceDefinition, channel);
-const stopping = new AbortController();
-process.on("SIGTERM", () => stopping.abort());
+class Consumer {
+  private readonly api;
+  private readonly admin;
+  private readonly stopping = new AbortController();
+  private delay = DELAY_MIN;
+  // Of the present stream.
+  private sessionId = 0n;
+  private delivered = 0n;
+  private acked = 0n;
+  private snapshot: KeyValue[] = [];
+  private events: Event[] = [];
+  private committing: Promise<void> | undefined;
 
-// The work: the range's pairs as of that revision.
-let revision = 0n;
-let pairs = new Map<string, string>();
-if (existsSync(stateFile)) {
-  const state = JSON.parse(readFileSync(stateFile, "utf8"));
-  revision = BigInt(state.revision);
-  pairs = new Map(Object.entries(state.pairs));
-}
-// Of the present stream.
-let sessionId = 0n;
-let delivered = 0n;
-let acked = 0n;
-let parts: Event[] = [];
-let snapshot = new Map<string, string>();
-let committing: Promise<void> | undefined;
+  constructor(address: string, private clientId: string, private prefix: string, private copy: LocalCopy) {
+    const channel = createChannel(address, undefined, OPTIONS);
+    const clients = createClientFactory().use(errorDetailsClientMiddleware);
+    this.api = clients.create(WatchServiceDefinition, channel);
+    this.admin = clients.create(AdminServiceDefinition, channel);
+  }
 
-let delay = DELAY_MIN;
-while (!stopping.signal.aborted) {
-  try {
-    parts = [];
+  stop() {
+    this.stopping.abort();
+  }
+
+  async run(): Promise<number> {
+    const { signal } = this.stopping;
+    for (; ; this.delay = Math.min(this.delay * 2, DELAY_MAX)) {
+      const ended = await this.stream(signal).catch((error: unknown) => error);
+      if (signal.aborted) return 0;
+      const [reason, retryAfter] = explain(ended);
+      console.error("ended:", reason, String(ended));
+      // Else asking again would not help.
+      if (reason && retryAfter === undefined) return reason === "SESSION_SUPERSEDED" ? 3 : 1;
+      const pause = Math.max(this.delay, retryAfter ?? 0) * (1 + Math.random() / 2);
+      await sleep(pause, undefined, { signal }).catch(() => {});
+    }
+  }
+
+  // Follows one stream. What has piled up is processed, and acknowledged, together.
+  private async stream(signal: AbortSignal) {
     // The limit bounds what waits for its ack: above it watchmark waits.
-    const request = { clientId, prefix: Buffer.from(prefix), maxUnackedEvents: 10_000 };
-    for await (const message of api.subscribe(request, { signal: stopping.signal })) {
-      await receive(message.message);
-      if (delivered > acked) committing ??= commit();
-    }
-  } catch (error) {
-    if (stopping.signal.aborted) break;
-    const details = error instanceof RichClientError ? error.extra : [];
-    const info = details.find((it): it is ErrorInfo => it.$type === ErrorInfo.$type);
-    const retry = details.find((it): it is RetryInfo => it.$type === RetryInfo.$type);
-    console.error("ended:", info?.reason, String(error));
-    // Without RetryInfo asking again would not help.
-    if (info && !retry) process.exit(info.reason === "SESSION_SUPERSEDED" ? 3 : 1);
-    const { seconds = 0, nanos = 0 } = retry?.retryDelay ?? {};
-    delay = Math.max(delay, Number(seconds) * 1e3 + nanos / 1e6);
-  }
-  await sleep(delay * (1 + Math.random() / 2), undefined, { signal: stopping.signal }).catch(() => {});
-  delay = Math.min(delay * 2, DELAY_MAX);
-}
-await committing;
-await commit();
-channel.close();
-
-async function receive(message: SubscribeResponse["message"]) {
-  switch (message?.$case) {
-    case "opened":
-      [delay, delivered] = [DELAY_MIN, 0n];
-      [sessionId, acked] = [message.value.sessionId, message.value.checkpoint];
-      // Our file is lost: this stream ends, and the next has a snapshot.
-      if (message.value.resumed && revision === 0n)
-        await admin.seekSubscription({ clientId, target: { $case: "snapshot", value: true } });
-      break;
-    case "snapshotBegin":
-      snapshot = new Map();
-      break;
-    case "snapshotChunk":
-      for (const kv of message.value.kvs) snapshot.set(kv.key.toString(), kv.value.toString());
-      break;
-    case "snapshotEnd": // what is not in it no longer exists
-      [pairs, revision, delivered] = [snapshot, message.value.revision, message.value.revision];
-      console.log("SNAPSHOT", message.value.count.toString());
-      break;
-    case "events":
-      parts.push(...message.value.events);
-      if (!message.value.partial) reached(message.value.revision); // a revision is processed whole
-      break;
-    case "progress": // up to here nothing else happened
-      reached(message.value.revision);
-      break;
-    case "state":
-      console.log(message.value.state);
-  }
-}
-
-function reached(last: bigint) {
-  if (revision === 0n) return; // there is nothing yet that it could be applied to
-  for (const { type, kv } of parts) {
-    if (!kv || kv.modRevision <= revision) continue; // it is here already: only its ack was lost
-    const key = kv.key.toString();
-    if (type === Event_EventType.PUT) pairs.set(key, kv.value.toString());
-    else pairs.delete(key);
-    console.log(type, key);
-  }
-  parts = [];
-  delivered = last;
-  if (last > revision) revision = last;
-}
-
-// First durable here, then acknowledged: never the other way round. What comes meanwhile shares the next.
-async function commit() {
-  while (delivered > acked) {
-    const ack = { clientId, sessionId, revision: delivered };
-    await writeFileAtomic(stateFile, JSON.stringify({ revision: Number(revision), pairs: Object.fromEntries(pairs) }));
+    const request = { clientId: this.clientId, prefix: Buffer.from(this.prefix), maxUnackedEvents: 10_000 };
+    [this.delivered, this.acked, this.snapshot, this.events] = [0n, 0n, [], []];
     try {
-      acked = (await api.ack(ack, { signal: AbortSignal.timeout(30_000) })).checkpoint;
-      console.log("ACKED", acked.toString());
-    } catch (error) {
-      console.error("not acked:", String(error));
-      break; // a later ack makes up for it, or the next stream
+      for await (const { message } of this.api.subscribe(request, { signal })) {
+        await this.receive(message);
+        if (this.delivered > this.acked) this.committing ??= this.commit();
+      }
+    } finally {
+      await this.committing;
+      await this.commit();
     }
   }
-  committing = undefined;
+
+  private async receive(message: SubscribeResponse["message"]) {
+    switch (message?.$case) {
+      case "opened":
+        [this.delay, this.sessionId, this.acked] = [DELAY_MIN, message.value.sessionId, message.value.checkpoint];
+        // Our copy is lost: this stream ends, and the next has a snapshot.
+        if (message.value.resumed && this.copy.revision === 0n)
+          await this.admin.seekSubscription({ clientId: this.clientId, target: { $case: "snapshot", value: true } });
+        break;
+      case "snapshotBegin": // whatever came before it is void
+        [this.acked, this.snapshot, this.events] = [0n, [], []];
+        break;
+      case "snapshotChunk":
+        this.snapshot.push(...message.value.kvs);
+        break;
+      case "snapshotEnd":
+        this.copy.replace(message.value.revision, this.snapshot);
+        [this.delivered, this.snapshot] = [message.value.revision, []];
+        break;
+      case "events":
+        this.events.push(...message.value.events);
+        if (!message.value.partial) this.reached(message.value.revision); // a revision is processed whole
+        break;
+      case "progress": // up to here nothing else happened
+        this.reached(message.value.revision);
+        break;
+      case "state":
+        console.log(message.value.state);
+    }
+  }
+
+  private reached(revision: bigint) {
+    if (this.copy.revision === 0n) return; // there is nothing yet that it could be applied to
+    this.copy.apply(revision, this.events);
+    [this.delivered, this.events] = [revision, []];
+  }
+
+  // First durable here, then acknowledged: never the other way round. What comes meanwhile shares the next.
+  private async commit() {
+    while (this.delivered > this.acked) {
+      const ack = { clientId: this.clientId, sessionId: this.sessionId, revision: this.delivered };
+      await this.copy.save();
+      try {
+        this.acked = (await this.api.ack(ack, { signal: AbortSignal.timeout(30_000) })).checkpoint;
+        console.log("ACKED", this.acked.toString());
+      } catch (error) {
+        console.error("not acked:", String(error));
+        break; // a later ack makes up for it, or the next stream
+      }
+    }
+    this.committing = undefined;
+  }
 }
+
+// watchmark's reason, and after how many milliseconds the same call may succeed, if ever.
+function explain(error: unknown): [string | undefined, number | undefined] {
+  const details = error instanceof RichClientError ? error.extra : [];
+  const info = details.find((it): it is ErrorInfo => it.$type === ErrorInfo.$type);
+  const retry = details.find((it): it is RetryInfo => it.$type === RetryInfo.$type);
+  const { seconds = 0, nanos = 0 } = retry?.retryDelay ?? {};
+  return [info?.reason, retry && Number(seconds) * 1e3 + nanos / 1e6];
+}
+
+const [address = "", clientId = "", prefix = "", stateFile = ""] = process.argv.slice(2);
+const consumer = new Consumer(address, clientId, prefix, new LocalCopy(stateFile));
+process.on("SIGTERM", () => consumer.stop());
+process.exit(await consumer.run());
