@@ -87,9 +87,18 @@ impl<E: Item, K: Item> Subscription<E, K> {
         });
         self.last_session = Some(id);
         // What the last session delivered is not this one's to acknowledge.
-        self.ledger = Ledger::new(self.writes.current_checkpoint(), None);
+        self.ledger = self.ledger_at_checkpoint();
         self.phase = Phase::AwaitingStore;
         self.store_is_idle();
+    }
+
+    /// Nothing is delivered but what is acknowledged, or about to be.
+    fn ledger_at_checkpoint(&self) -> Ledger {
+        let record = self.writes.current();
+        Ledger::new(
+            record.and_then(|record| record.checkpoint),
+            record.and_then(|record| record.history.fingerprint.clone()),
+        )
     }
 
     /// Whether the record speaks of another range or other filters.

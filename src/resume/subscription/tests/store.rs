@@ -43,6 +43,19 @@ fn a_failed_write_of_the_last_session_does_not_end_the_next_one() {
     );
 }
 
+/// The stream between had begun nothing, and knew of the event only what was
+/// about to be written.
+#[test]
+fn an_ack_repeated_after_a_failed_write_knows_the_last_event_although_a_stream_came_and_went() {
+    let mut machine = Machine::watching(100);
+    machine.says(response([put("a/1", 101)]));
+    machine.ack(1, 101);
+    machine.subscribe(2);
+    machine.closes(2);
+    machine.persist_fails();
+    assert_eq!(machine.ack(2, 101), ["persist 101 acked c1 t2 a/1@101"]);
+}
+
 #[test]
 fn an_automatic_ack_that_could_not_be_stored_is_stored_later_without_being_asked() {
     let request = SessionRequest {
