@@ -170,6 +170,7 @@ impl World {
             self.run();
             if self.next_service <= self.now {
                 self.next_service = self.now + HEARD_WITHIN / 2;
+                self.has_leapt = false;
                 self.serve();
             }
             if self.next_probe <= self.now {
@@ -223,8 +224,15 @@ impl World {
     }
 
     /// The process, or the machine that it runs on, was stopped for a while:
-    /// nothing was heard, and now it is late.
+    /// nothing was heard, and now it is late. Between two such stops it reads:
+    /// the delay rule rests on that.
     pub(crate) fn leap(&mut self, wait: Time) {
+        if std::mem::replace(&mut self.has_leapt, true) {
+            self.serve();
+        }
+        if self.is_dying || self.is_over {
+            return;
+        }
         self.count("clock leaps");
         self.now += wait;
         self.run();

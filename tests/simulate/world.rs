@@ -80,6 +80,8 @@ pub(crate) struct World {
     pub(crate) samples: BTreeMap<u64, ProbeSample>,
     pub(crate) next_probe: Time,
     pub(crate) next_service: Time,
+    /// The process stood still, and has not read everything since.
+    pub(crate) has_leapt: bool,
     pub(crate) last_member: Option<usize>,
     /// Nothing more can be checked in this world.
     pub(crate) is_over: bool,
@@ -135,6 +137,7 @@ impl World {
             samples: BTreeMap::new(),
             next_probe: Time::ZERO,
             next_service: Time::ZERO,
+            has_leapt: false,
             last_member: None,
             is_over: false,
             dies_at: None,
