@@ -14,7 +14,8 @@ use super::{ProbeSample, Revision, Time};
 /// Samples closer together than y over this are not kept, which bounds them.
 const SAMPLES_PER_LAG: u32 = 16;
 /// Between two looks at the clock, y over this counts at most: more than a
-/// running process lets pass, so that at least half of y was spent running.
+/// running process lets pass. So at least half of y was spent running, unless
+/// the process was stopped twice with nothing read between.
 const LAG_PER_LOOK: u32 = 2;
 
 /// The samples of one watch.
