@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"watchmark.example/follower/pb"
+	pb "watchmark.example/follower/pb"
 )
 
 // Between two attempts; doubled up to the longest.
