@@ -1,6 +1,6 @@
 //! What an operator asks of the registry: overviews, moves, deletions, and how
 //! they race with streams and acks.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod fake;
 
@@ -11,6 +11,7 @@ use fake::{
     until,
 };
 use futures_util::{FutureExt, StreamExt};
+use tokio::task::JoinHandle;
 use watchmark::{
     resume::{
         Activity, EndReason, Fingerprint, History, KeyRange, Proof, Record, Revision, SeekTo,
@@ -450,11 +451,8 @@ async fn a_list_does_not_wait_for_an_etcd_that_is_away() {
     );
 }
 
-/// Nobody sends it anything any more: it must notice by itself.
-#[tokio::test]
-async fn a_place_is_free_although_acks_waited_for_the_deletion() {
-    let mut fixture = Fixture::new(1);
-    let (_stream, _watch) = delivered_up_to_13(&mut fixture).await;
+/// The deletion of orders, under way for as long as the store is held.
+async fn held_deletion(fixture: &Fixture) -> JoinHandle<Result<Option<Revision>, OperationError>> {
     fixture.store.memory.hold();
     let registry = Arc::clone(&fixture.registry);
     let deleting = tokio::spawn(async move { registry.delete(&client_id("orders")).await });
@@ -462,6 +460,15 @@ async fn a_place_is_free_although_acks_waited_for_the_deletion() {
         fixture.store.memory.held_count() == 1
     })
     .await;
+    deleting
+}
+
+/// Nobody sends it anything any more: it must notice by itself.
+#[tokio::test]
+async fn a_place_is_free_although_acks_waited_for_the_deletion() {
+    let mut fixture = Fixture::new(1);
+    let (_stream, _watch) = delivered_up_to_13(&mut fixture).await;
+    let deleting = held_deletion(&fixture).await;
     let mut late = Box::pin(fixture.ack("orders", 13));
     assert!((&mut late).now_or_never().is_none());
     fixture.store.memory.release();
@@ -493,13 +500,7 @@ async fn a_stream_that_waited_for_a_deletion_is_shown_without_what_was_before() 
     let mut fixture = Fixture::new(10);
     let (_stream, _watch) = delivered_up_to_13(&mut fixture).await;
     assert_eq!(fixture.ack("orders", 12).await, Ok(12));
-    fixture.store.memory.hold();
-    let registry = Arc::clone(&fixture.registry);
-    let deleting = tokio::spawn(async move { registry.delete(&client_id("orders")).await });
-    until("the deletion is held", || {
-        fixture.store.memory.held_count() == 1
-    })
-    .await;
+    let deleting = held_deletion(&fixture).await;
     let _stream = fixture.subscribe("orders", request()).await;
     fixture.store.memory.release();
     soon("the deletion", deleting).await.unwrap().unwrap();

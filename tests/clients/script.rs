@@ -358,9 +358,8 @@ async fn a_second_instance_takes_over(play: &mut Play) {
     }
 }
 
-async fn stopped_under_traffic(play: &mut Play) {
-    let traffic = play.traffic(4);
-    play.go_on(50).await;
+/// SIGTERM, which each must follow with exit code 0.
+async fn stop_all(play: &mut Play) {
     for consumer in &mut play.consumers {
         consumer.terminate();
         assert_eq!(
@@ -371,6 +370,12 @@ async fn stopped_under_traffic(play: &mut Play) {
             consumer.log()
         );
     }
+}
+
+async fn stopped_under_traffic(play: &mut Play) {
+    let traffic = play.traffic(4);
+    play.go_on(50).await;
+    stop_all(play).await;
     traffic.stop().await;
     for (consumer, record) in play.consumers.iter().zip(play.records()) {
         let saved = consumer.state().unwrap().revision;
@@ -390,16 +395,7 @@ async fn straight_over_a_unix_socket(play: &mut Play) {
     play.start_all(&socket);
     play.writer.put_many(PREFIX, 20).await;
     play.catch_up("over a Unix socket").await;
-    for consumer in &mut play.consumers {
-        consumer.terminate();
-        assert_eq!(
-            consumer.exit_code().await,
-            Some(0),
-            "{}:\n{}",
-            consumer.client_id,
-            consumer.log()
-        );
-    }
+    stop_all(play).await;
     // What watchmark has durable is what they have.
     let mut admin = play.watchmark.admin_client().await;
     for consumer in &play.consumers {
