@@ -19,7 +19,7 @@ ETCD_TESTS ?= --test scenarios --test upstream
 MINUTES ?= 2
 SEED ?=
 
-# What README's sessions are typed with.
+# What the tour's session is typed with.
 GRPCURL = v1.9.4
 
 export ETCD TEST_THREADS
@@ -46,7 +46,7 @@ test-matrix: deps-test etcd-3.6 etcd-3.7 ## the tests that need etcd, on Debian'
 test-etcd: deps-test ## only the tests that depend on the version of etcd
 	scripts/test.sh $(ETCD_TESTS)
 
-test-clients: deps-clients ## the consumers of examples/ in five languages, and README's sessions, on the real thing
+test-clients: deps-clients ## the consumers of examples/ in five languages, and the sessions of README and the tour, on the real thing
 	scripts/clients.sh
 	cargo fmt --check --manifest-path examples/rust/Cargo.toml
 	GOBIN=$(CURDIR)/target/tools go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL)

@@ -58,8 +58,8 @@ def watchmark_of(pod):
 
 
 def metrics():
-    """Labels by name, of the README's table, which a test compares with the catalog."""
-    rows = re.findall(r"^\| `((?:watchmark|process)_\w+)` \| (.*?) \|", (ROOT / "README.md").read_text(), re.M)
+    """Labels by name, of the table in docs/operate.md, which a test compares with the catalog."""
+    rows = re.findall(r"^\| `((?:watchmark|process)_\w+)` \| (.*?) \|", (ROOT / "docs/operate.md").read_text(), re.M)
     assert len(rows) > 30, rows
     return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
 

@@ -1,5 +1,5 @@
 //! Every metric there is: name, unit, labels and help. What is not here can't
-//! be registered, and the README's table is compared with it.
+//! be registered, and docs/operate.md is compared with it.
 //!
 //! Names follow Prometheus: base units, `_total`, `_seconds`, `_info`.
 
@@ -115,7 +115,7 @@ macro_rules! catalog {
     ($($name:ident = $definition:expr;)*) => {
         $(pub(super) const $name: Definition = $definition;)*
 
-        /// Every metric, in the order of the README's table.
+        /// Every metric, in the order of docs/operate.md.
         pub const CATALOG: &[Definition] = &[$($name),*];
     };
 }

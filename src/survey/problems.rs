@@ -1,5 +1,5 @@
 //! What a person should look at: the one place that says what counts as a
-//! problem, and what to do then. The README has a table of the reasons.
+//! problem, and what to do then. docs/operate.md has a table of the reasons.
 
 use std::time::{Duration, SystemTime};
 
@@ -456,11 +456,11 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_every_reason() {
-        let readme = include_str!("../../README.md");
+    fn the_page_has_every_reason() {
+        let readme = include_str!("../../docs/operate.md");
         for reason in Reason::ALL {
             let reason = format!("`{}`", reason.as_str());
-            assert!(readme.contains(&reason), "{reason} is not in the README");
+            assert!(readme.contains(&reason), "{reason} is not in docs/operate.md");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the documentation promises to somebody who writes a client: the
 //! consumers of `examples/` in five languages, all driven through one script on
-//! a real etcd and a real sidecar, and the sessions that README.md prints, typed
+//! a real etcd and a real sidecar, and the sessions that the pages print, typed
 //! as printed. `make test-clients` installs and builds what that needs.
 #![expect(
     clippy::unwrap_used,

@@ -1,6 +1,6 @@
-//! The sessions that README.md prints, typed into a shell as printed, and what
-//! they print. Ports are other ones, so that nothing is in the way; ids, ages
-//! and addresses are compared by their shape.
+//! The sessions that README.md and docs/tour.md print, typed into a shell as
+//! printed, and what they print. Ports are other ones, so that nothing is in
+//! the way; ids, ages and addresses are compared by their shape.
 
 use std::{
     env, fs,
@@ -22,12 +22,10 @@ use crate::{
     support::{host::Host, wait},
 };
 
-/// The sections that are one session: from this heading on until the next after
-/// everything is stopped.
-const FIRST: &str = "## Try it by hand";
-const LAST: &str = "\nStop everything:\n";
+/// A session's last command.
+const LAST: &str = "rm -r $dir\n";
 
-/// What README.md says where watchmark listens.
+/// What the pages say where watchmark listens.
 const PRINTED_ADDRESS: &str = "127.0.0.1:7379";
 
 /// How long a step may take: one installs from a registry.
@@ -42,24 +40,19 @@ struct Step {
     prints: String,
 }
 
-/// The blocks of the session, each with the text printed after it.
-fn steps(readme: &str) -> Vec<Step> {
-    let (_, session) = readme.split_once(FIRST).unwrap();
-    let (session, stop) = session.split_once(LAST).unwrap();
-    let (stop, _) = stop.split_once("\n## ").unwrap();
-    let session = format!("{session}{stop}\n");
+/// The blocks of the session under this heading, each with the text printed
+/// after it, and what comments say of its lines.
+fn steps(page: &str, heading: &str) -> Vec<Step> {
+    let (_, session) = page.split_once(heading).unwrap();
     let mut steps: Vec<Step> = Vec::new();
     let mut lines = session.lines();
-    while let Some(line) = lines.next() {
-        let Some(kind) = line.strip_prefix("```") else {
-            continue;
-        };
+    while steps.last().is_none_or(|step| !step.commands.ends_with(LAST)) {
+        let kind = lines.find_map(|line| line.strip_prefix("```")).unwrap();
         let block: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
         let block = block.join("\n") + "\n";
         match kind {
             "sh" => {
-                let comments = block.lines().filter(|line| line.starts_with("watchmark "));
-                let comments = comments.filter_map(|line| Some(line.split_once("  # ")?.1));
+                let comments = block.lines().filter_map(|line| Some(line.split_once("  # ")?.1));
                 let prints = comments.collect::<Vec<_>>().join("\n");
                 steps.push(Step {
                     commands: block,
@@ -201,7 +194,7 @@ impl Shell {
             .commands
             .replace(PRINTED_ADDRESS, &self.host.address(7379));
         // What prints until it is ended.
-        let is_interrupted = commands.starts_with("watchmark tail");
+        let is_interrupted = commands.starts_with("watchmark tail") && !commands.contains('&');
         if is_interrupted {
             commands = format!("{} & interrupted=$!\n", commands.trim_end());
         }
@@ -218,7 +211,7 @@ impl Shell {
             }
             assert!(
                 started.elapsed() < STEP_DEADLINE,
-                "README.md:\n{}\nshould print\n{}\nbut prints\n{printed}",
+                "{}\nshould print\n{}\nbut prints\n{printed}",
                 step.commands,
                 step.prints
             );
@@ -246,21 +239,32 @@ impl Drop for Shell {
     }
 }
 
+async fn type_in(steps: &[Step]) {
+    let compared = steps.iter().filter(|step| !step.prints.is_empty());
+    assert!(compared.count() > 3, "the session is not found");
+    let mut shell = Shell::start();
+    for step in steps {
+        shell.run(step).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make test-clients"]
-async fn the_sessions_in_the_readme_print_what_it_says() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let mut steps = steps(&readme);
+async fn the_session_in_the_readme_prints_what_it_says() {
+    let page = fs::read_to_string(root().join("README.md")).unwrap();
+    type_in(&steps(&page, "## Try it by hand")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make test-clients"]
+async fn the_session_of_the_tour_prints_what_it_says() {
+    let page = fs::read_to_string(root().join("docs/tour.md")).unwrap();
+    let mut steps = steps(&page, "# A tour");
     let before = steps.len();
     // make has installed it, by the same command and a version of its own.
     steps.retain(|step| !step.commands.contains("go install"));
     assert_eq!(steps.len(), before - 1);
-    let compared = steps.iter().filter(|step| !step.prints.is_empty());
-    assert!(compared.count() > 8, "the session is not found");
-    let mut shell = Shell::start();
-    for step in &steps {
-        shell.run(step).await;
-    }
+    type_in(&steps).await;
 }
 
 #[test]
