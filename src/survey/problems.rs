@@ -460,7 +460,10 @@ mod tests {
         let readme = include_str!("../../docs/operate.md");
         for reason in Reason::ALL {
             let reason = format!("`{}`", reason.as_str());
-            assert!(readme.contains(&reason), "{reason} is not in docs/operate.md");
+            assert!(
+                readme.contains(&reason),
+                "{reason} is not in docs/operate.md"
+            );
         }
     }
 }

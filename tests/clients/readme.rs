@@ -46,13 +46,18 @@ fn steps(page: &str, heading: &str) -> Vec<Step> {
     let (_, session) = page.split_once(heading).unwrap();
     let mut steps: Vec<Step> = Vec::new();
     let mut lines = session.lines();
-    while steps.last().is_none_or(|step| !step.commands.ends_with(LAST)) {
+    while steps
+        .last()
+        .is_none_or(|step| !step.commands.ends_with(LAST))
+    {
         let kind = lines.find_map(|line| line.strip_prefix("```")).unwrap();
         let block: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
         let block = block.join("\n") + "\n";
         match kind {
             "sh" => {
-                let comments = block.lines().filter_map(|line| Some(line.split_once("  # ")?.1));
+                let comments = block
+                    .lines()
+                    .filter_map(|line| Some(line.split_once("  # ")?.1));
                 let prints = comments.collect::<Vec<_>>().join("\n");
                 steps.push(Step {
                     commands: block,
