@@ -142,7 +142,9 @@ fn a_subscriber_that_is_slow_for_a_second_is_parked_and_resumed_when_it_drained(
     assert_eq!(machine.outbox(1, OutboxRoom::None), NOTHING);
     machine.says(response([put("a/2", 102)]));
     assert_eq!(machine.after(Duration::from_millis(999)), NOTHING);
+    assert!(!machine.subscription.is_parked());
     assert_eq!(machine.after(Duration::from_millis(1)), ["close"]);
+    assert!(machine.subscription.is_parked());
     assert!(!machine.subscription.wants_upstream());
     assert_eq!(machine.says_to(1, response([put("a/3", 103)])), NOTHING);
     assert_eq!(machine.outbox(1, OutboxRoom::Some), NOTHING);
