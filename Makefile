@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd test-clients test-k8s image proto-check proto-docs proto-baseline simulate chaos fuzz check mistakes mutants deps deps-test deps-clients deps-proto deps-image deps-k8s rust go etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build test test-matrix test-etcd test-clients test-k8s image proto-check proto-docs proto-baseline simulate chaos fuzz check deny mistakes mutants deps deps-test deps-clients deps-proto deps-image deps-k8s rust go etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -79,6 +79,9 @@ check: deps ## formatting, clippy and docs, warnings denied; and the mistakes st
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	scripts/mistakes.sh --check
+
+deny: rust ## licences, versions and advisories of what comes with us, against deny.toml
+	@scripts/deny.sh
 
 mistakes: deps-test ## make each classic mistake in a copy, and show the test that catches it; ONLY='name ...' for some
 	@scripts/mistakes.sh $(ONLY)

@@ -25,6 +25,27 @@
 //! | [`config`] | flags and environment, checked | `resume`, `cli` |
 //! | [`app`] | puts it together; starts and stops it | all |
 //!
+//! **The way of an event.** etcd's bytes arrive on the watch's own stream, and
+//! `upstream::pieces` cuts a large response while they do. The generated stub
+//! decodes it, keys and values being slices of what arrived; `upstream::convert`
+//! checks it. `upstream::watch` joins the watches that read a deep history at
+//! once, and says `Events`. The driver, which polls that in its own task, hands
+//! them to the machine as an `Input`. `resume::batch` puts whole revisions
+//! together, as large as the window and a message allow, and the ledger notes
+//! them: `Command::Deliver`. The driver moves the batch into the stream's outbox,
+//! bounded in bytes. The transport's task takes it out, `grpc::convert` moves it
+//! into a `SubscribeResponse`, and tonic encodes it: the one copy of a value.
+//!
+//! **The way of an ack.** `grpc::watch_service` parses the request, and refuses
+//! whose client_id it is not. The registry finds the driver's mailbox, or starts
+//! the driver. The machine judges the ack by its ledger (`resume`'s `acks`), and
+//! says `Command::Persist` with the new record. The driver queues that for the
+//! store's committer thread, which writes all that waits as one group: into
+//! sled, flushed and synced, then into the witness, synced. Only then the driver
+//! hears of it, and tells the machine `Persisted`; `Command::ReplyAck` wakes the
+//! RPC that waits. A write that fails answers the ack with an error, and the
+//! machine goes on from what is durable.
+//!
 //! What it promises, for one subscription: events arrive in ascending revision
 //! order, none twice on one stream, none left out, and all events of one
 //! revision in one acknowledgeable unit. A new stream goes on right after the
