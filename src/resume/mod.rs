@@ -12,6 +12,7 @@ mod key_range;
 mod ledger;
 mod record;
 mod revision;
+mod segments;
 mod settings;
 mod subscription;
 
@@ -29,6 +30,7 @@ pub use self::{
     key_range::{InvalidKeyRange, KeyRange},
     record::{Fingerprint, History, Proof, Record, Selection, SnapshotReason},
     revision::Revision,
+    segments::{Contradiction, Piece, Segments},
     settings::{IdleProof, Settings},
     subscription::Subscription,
 };
