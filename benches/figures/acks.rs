@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use watchmark::{
     proto::watchmark::v1::{AckRequest, SubscribeRequest, subscribe_response::Message},
     resume::{ClientId, KeyRange, Record, Selection},
-    store::{CheckpointStore, DiskStore, FdataSync, OnCorruptStore},
+    store::{CheckpointStore, DiskStore, OnCorruptStore},
 };
 
 use crate::{
@@ -50,7 +50,7 @@ pub(crate) async fn store(table: &mut Table) {
 }
 
 pub(crate) fn open(path: &Path) -> DiskStore {
-    DiskStore::open(path, OnCorruptStore::Fail, FdataSync).unwrap()
+    DiskStore::open(path, OnCorruptStore::Fail).unwrap()
 }
 
 pub(crate) fn record() -> Record {
@@ -62,7 +62,7 @@ pub(crate) fn record() -> Record {
 }
 
 pub(crate) fn id(n: usize) -> ClientId {
-    ClientId::new(&format!("bench-{n}")).unwrap()
+    ClientId::parse(&format!("bench-{n}")).unwrap()
 }
 
 /// p50 of a 4 KiB append and its fdatasync, in seconds.

@@ -6,7 +6,7 @@
 use prost::Message;
 
 use super::{
-    UpstreamItem, convert,
+    convert,
     watch::{Said, read_response},
 };
 use crate::{
@@ -24,7 +24,7 @@ pub fn watch_response(bytes: &[u8]) {
     };
     for (can_ask_progress, keys_only) in [(false, true), (true, false)] {
         match read_response(response.clone(), can_ask_progress, keys_only) {
-            Ok(Said::Item(UpstreamItem::Events { events, .. })) => {
+            Ok(Said::Events { events, .. }) => {
                 assert_eq!(events.len(), response.events.len());
                 for event in events {
                     let kv = event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
@@ -36,7 +36,7 @@ pub fn watch_response(bytes: &[u8]) {
                     assert!(is_bare || !keys_only);
                 }
             }
-            Ok(Said::Item(UpstreamItem::Bookmark(revision))) => {
+            Ok(Said::Bookmark(revision)) => {
                 let header = response.header.as_ref().map(|it| it.revision);
                 assert_eq!(header, Some(revision.get()));
                 assert!(response.events.is_empty() && !response.fragment && !response.created);

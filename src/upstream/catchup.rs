@@ -5,6 +5,7 @@
 //! while its `CatchUpPermit` is kept.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
@@ -15,8 +16,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::error::Failure;
-use crate::resume::{Header, Revision};
+use super::{
+    error::Failure,
+    live::{RangeId, id},
+};
+use crate::resume::{Header, KeyRange, Revision};
 
 /// Behind etcd's newest revision, this is deep: five rounds of etcd's
 /// catch-up, which sends 1,000 revisions every 100 ms.
@@ -80,10 +84,29 @@ impl NewestHeader {
     }
 }
 
+/// Ranges of which etcd had more to say at once than a gRPC message may hold
+/// (2 GiB): asked to cut its answers, it takes long, and can. Never forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Oversized(Mutex<BTreeSet<RangeId>>);
+
+impl Oversized {
+    pub(super) fn insert(&self, range: &KeyRange) {
+        let mut ranges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ranges.insert(id(range));
+    }
+
+    pub(super) fn contains(&self, range: &KeyRange) -> bool {
+        let ranges = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ranges.contains(&id(range))
+    }
+}
+
 /// The permits.
 #[derive(Debug)]
 pub(super) struct CatchUps {
     permits: Arc<Semaphore>,
+    /// For the watch that reads ahead.
+    ahead: Arc<Semaphore>,
     /// One reading serves all who wait for it, a failed one too: when it
     /// ended, and how if it failed.
     reading: tokio::sync::Mutex<Option<(Instant, Option<Failure>)>>,
@@ -93,8 +116,15 @@ impl CatchUps {
     pub(super) fn new(max: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
+            ahead: Arc::new(Semaphore::new(1)),
             reading: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Lets one watch at a time read ahead; keep it meanwhile. Whoever gets
+    /// none reads on plainly, and may ask again.
+    pub(super) fn run_ahead(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.ahead).try_acquire_owned().ok()
     }
 
     /// Waits for a permit if a watch that starts after `position` has much to

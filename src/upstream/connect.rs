@@ -26,6 +26,7 @@ use tracing::warn;
 
 use super::{
     config::{EtcdConfig, EtcdConfigError},
+    pieces::{InPieces, in_pieces},
     version::Version,
 };
 use crate::proto::etcdserverpb::{kv_client::KvClient, watch_client::WatchClient};
@@ -81,9 +82,9 @@ impl Connection {
         KvClient::new(self.channel.clone())
     }
 
-    /// Takes messages of any size: etcd sometimes ignores `fragment`.
-    pub(super) fn watch(&self) -> WatchClient<Channel> {
-        WatchClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    /// Takes messages of any size, which arrive in pieces.
+    pub(super) fn watch(&self) -> WatchClient<InPieces> {
+        WatchClient::new(in_pieces(self.channel.clone())).max_decoding_message_size(usize::MAX)
     }
 
     pub(super) fn channel(&self) -> Channel {

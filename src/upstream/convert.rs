@@ -83,8 +83,12 @@ pub(super) fn key_after_page(
     Ok(Some([&highest.key[..], b"\0"].concat().into()))
 }
 
-/// The request that creates the watch of `spec`.
-pub(super) fn create_request(spec: &WatchSpec) -> WatchCreateRequest {
+/// The request that creates a watch of `spec` that starts right after `after`.
+pub(super) fn create_request(
+    spec: &WatchSpec,
+    after: Revision,
+    fragment: bool,
+) -> WatchCreateRequest {
     let filters = [
         (spec.selection.no_put, FilterType::Noput),
         (spec.selection.no_delete, FilterType::Nodelete),
@@ -92,7 +96,7 @@ pub(super) fn create_request(spec: &WatchSpec) -> WatchCreateRequest {
     WatchCreateRequest {
         key: spec.selection.range.key().clone(),
         range_end: spec.selection.range.range_end().clone(),
-        start_revision: spec.guard.revision.successor().get(),
+        start_revision: after.successor().get(),
         progress_notify: true,
         filters: filters
             .into_iter()
@@ -100,7 +104,7 @@ pub(super) fn create_request(spec: &WatchSpec) -> WatchCreateRequest {
             .collect(),
         prev_kv: spec.prev_kv,
         watch_id: 0,
-        fragment: true,
+        fragment,
     }
 }
 

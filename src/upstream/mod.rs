@@ -6,7 +6,8 @@
 //! | `connect`, `endpoints` | connections that dial once; the choice among endpoints |
 //! | `auth`, `maintenance` | the shared token; etcd-client |
 //! | `call` | deadline and token of one call |
-//! | `watch`, `guard`, `catchup` | a watch, its resume guard, its permit |
+//! | `watch`, `opening`, `guard`, `catchup` | a watch, how it begins, its resume guard, its permits |
+//! | `pieces` | large responses, cut while they arrive |
 //! | `snapshot`, `pages` | a range at one revision, in pages of bounded size |
 //! | `probe`, `live` | etcd's revision by member; the ranges being watched |
 //! | `status`, `condition`, `greet` | what an operator sees of all this |
@@ -39,7 +40,9 @@ mod greet;
 mod guard;
 mod live;
 mod maintenance;
+mod opening;
 mod pages;
+mod pieces;
 mod probe;
 mod snapshot;
 mod status;

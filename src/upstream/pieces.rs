@@ -229,8 +229,8 @@ fn field(mut bytes: &[u8]) -> Result<Option<usize>, Garbled> {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
     use crate::proto::{
@@ -325,7 +325,10 @@ mod tests {
             cutter.cut(Bytes::copy_from_slice(part), &mut out).unwrap();
             assert!(cutter.kept.len() <= PIECE_BYTES + 20_000);
         }
-        assert_same(&[response(&[1000; 10_000], false)], &pieces(&bytes, 16_384).unwrap());
+        assert_same(
+            &[response(&[1000; 10_000], false)],
+            &pieces(&bytes, 16_384).unwrap(),
+        );
     }
 
     #[test]
@@ -333,7 +336,12 @@ mod tests {
         let large = u32::try_from(PIECE_BYTES + 1).unwrap();
         // An event that claims to be longer than its message, an unknown wire
         // type, a group, and a number that does not end.
-        for start in [&[0x5a, 0xff, 0xff, 0xff, 0x7f][..], &[0x0f], &[0x0b], &[0xff; 11]] {
+        for start in [
+            &[0x5a, 0xff, 0xff, 0xff, 0x7f][..],
+            &[0x0f],
+            &[0x0b],
+            &[0xff; 11],
+        ] {
             let mut bytes = vec![0];
             bytes.put_u32(large);
             bytes.extend(start);

@@ -1,44 +1,51 @@
-//! One watch on a gRPC stream of its own. Owns its opening (creation, guard,
-//! version gate), and what each response means; refuses to reopen anything by
-//! itself, and to take a position from a header. Invariant: `WatchOpened`
-//! comes first, and nothing after a terminal item.
+//! A running watch. Owns what its responses mean, and the watches that run
+//! ahead of it in a deep history; refuses to reopen what etcd ended, and to
+//! take a position from a header. Invariant: `WatchOpened` comes first, and
+//! nothing after a terminal item.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use async_stream::stream;
-use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use futures_util::StreamExt;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{Instant, sleep_until},
+};
+use tonic::{Code, Status};
 use tracing::{debug, warn};
 
 use super::{
     UpstreamEvents, UpstreamItem, Watch, WatchSpec,
-    call::{READ_TIMEOUT, check_permission, judge, with_token},
+    call::judge,
     catchup::{CatchUpPermit, PermitSlot},
-    connect::WatchSlot,
+    connect::Connection,
     convert::{self, Malformed},
     endpoints::{CountedWatch, Endpoint},
     error::{Failure, Meaning, status_text},
-    etcd::{Shared, read_head},
-    guard,
-    live::{LiveWatch, id},
+    etcd::Shared,
+    live::LiveWatch,
+    opening::{self, Created, Open, send},
     status::FailureKind,
 };
 use crate::{
-    proto::etcdserverpb::{
-        WatchProgressRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
+    proto::{
+        etcdserverpb::{WatchProgressRequest, WatchResponse, watch_request::RequestUnion},
+        watchmark::v1::Event,
     },
-    resume::{KeyRange, Revision, WatchOpened},
+    resume::{Contradiction, GuardReading, Piece, Refusal, Revision, Segments},
 };
 
-/// Connecting and creating; etcd answers a creation at once.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The creation and one progress request.
-const REQUESTS_MAX: usize = 2;
 /// One question in flight is all there is to ask.
 const ASKS_MAX: usize = 1;
 /// etcd's id for what concerns the whole stream, such as asked-for progress.
 const WHOLE_STREAM: i64 = -1;
+/// When nothing comes from any watch for so long, nothing is ahead to be read.
+const NOTHING_AHEAD_AFTER: Duration = Duration::from_secs(10);
 
 /// A watch that nobody reads does nothing.
 pub(super) fn watch(shared: Arc<Shared>, spec: WatchSpec) -> Watch {
@@ -58,25 +65,25 @@ fn events(
     mut asked: mpsc::Receiver<()>,
 ) -> UpstreamEvents {
     Box::pin(stream! {
-        let opened = match admit(&shared, &spec, &slot).await {
-            Ok(()) => open(&shared, &spec).await,
+        let opened = match opening::admit(&shared, &spec, &slot).await {
+            Ok(()) => opening::open(&shared, &spec).await,
             Err(failure) => Err(failure),
         };
-        let (mut stream, opened) = match opened {
-            Ok(opened) => opened,
+        let mut running = match opened {
+            Ok(open) => {
+                yield UpstreamItem::WatchOpened(open.opened.clone());
+                Running::new(shared, spec, open)
+            }
             Err(failure) => {
                 yield failure.into();
                 return;
             }
         };
-        yield UpstreamItem::WatchOpened(opened);
         loop {
-            let said = stream.next(&mut asked).await;
-            match read(said, &stream, spec.keys_only) {
-                Said::Nothing => {}
-                Said::Item(item) => yield item,
-                Said::Last(item) => {
-                    yield item;
+            match running.next(&mut asked).await {
+                Ok(item) => yield item,
+                Err(last) => {
+                    yield last;
                     return;
                 }
             }
@@ -84,247 +91,263 @@ fn events(
     })
 }
 
-/// Waits for a permit, if there is much to catch up with.
-async fn admit(shared: &Shared, spec: &WatchSpec, slot: &PermitSlot) -> Result<(), Failure> {
-    let range = KeyRange::new(spec.guard.key.clone(), bytes::Bytes::new());
-    let range = range.as_ref().unwrap_or(&spec.selection.range);
-    let read_head = read_head(shared, range);
-    let position = spec.guard.revision;
-    shared
-        .catch_ups
-        .admit(position, &shared.newest, read_head, slot)
-        .await
-}
-
-/// An open watch.
-struct WatchStream {
-    /// What the creation already said of the watch.
-    first: Option<WatchResponse>,
-    responses: Streaming<WatchResponse>,
-    requests: mpsc::Sender<WatchRequest>,
+/// A watch in use: its own stream, or those of its segments.
+struct Running {
+    shared: Arc<Shared>,
+    spec: WatchSpec,
+    /// Those that are still to say something, the front first.
+    streams: Vec<Created>,
+    segments: Segments<Event>,
+    /// Held while more than one watch is used.
+    ahead: Option<OwnedSemaphorePermit>,
+    may_run_ahead: bool,
+    /// etcd's newest revision, as last heard.
+    newest: Revision,
+    heard_at: Instant,
     can_ask_progress: bool,
     /// Whether anybody may still ask for progress.
     is_asked: bool,
     live: LiveWatch,
-    slot: WatchSlot,
+    connection: Arc<Connection>,
     endpoint: Arc<Endpoint>,
     _counted: CountedWatch,
 }
 
-/// Tries every endpoint once.
-async fn open(shared: &Shared, spec: &WatchSpec) -> Result<(WatchStream, WatchOpened), Failure> {
-    let mut last = Failure::lost("no endpoint");
-    for endpoint in shared.endpoints.for_watch(spec.avoid_member) {
-        match open_at(shared, &endpoint, spec).await {
-            Ok((stream, opened)) => {
-                endpoint.succeeded(Some(opened.member_id));
-                shared.denials.allowed(&id(&spec.selection.range));
-                return Ok((stream, opened));
-            }
-            Err(refused @ Failure::Refused(_)) => {
-                shared.denials.note(&spec.selection.range, &refused);
-                endpoint.note(&refused);
-                return Err(refused);
-            }
-            Err(failure) => {
-                endpoint.failed(&failure);
-                debug!(endpoint = %endpoint.name, %failure, "watch not opened");
-                last = failure;
-            }
-        }
-    }
-    Err(last)
-}
-
-async fn open_at(
-    shared: &Shared,
-    endpoint: &Arc<Endpoint>,
-    spec: &WatchSpec,
-) -> Result<(WatchStream, WatchOpened), Failure> {
-    let counted = endpoint.count_watch();
-    let slot = endpoint.watch_slot();
-    let connection = slot.connection();
-    let created = create(shared, &slot, spec).await?;
-    // Events wait in the stream meanwhile.
-    let (version, reading) = tokio::join!(
-        shared.server_version(connection, &endpoint.name),
-        guard::read(shared, connection, &spec.guard),
-    );
-    let guard = reading?;
-    let can_ask_progress = created.member_id != 0
-        && version.is_some_and(|server| {
-            server.member_id == created.member_id
-                && server.version.is_some_and(|v| v.answers_progress_soundly())
-        });
-    let opened = WatchOpened {
-        member_id: created.member_id,
-        can_ask_progress,
-        guard,
-    };
-    let stream = WatchStream {
-        first: created.first,
-        responses: created.responses,
-        requests: created.requests,
-        can_ask_progress,
-        is_asked: true,
-        live: shared.live.register(&spec.selection.range),
-        slot,
-        endpoint: Arc::clone(endpoint),
-        _counted: counted,
-    };
-    Ok((stream, opened))
-}
-
-struct Created {
-    /// Cancelled for compaction at once, which the guard tells better.
-    first: Option<WatchResponse>,
-    responses: Streaming<WatchResponse>,
-    requests: mpsc::Sender<WatchRequest>,
-    member_id: u64,
-}
-
-/// Creates the watch; once more on a new stream if a newer token is to be had.
-async fn create(shared: &Shared, slot: &WatchSlot, spec: &WatchSpec) -> Result<Created, Failure> {
-    let connection = slot.connection();
-    let mut token = shared.auth.token().await?;
-    let mut renewed = false;
-    loop {
-        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let create = RequestUnion::CreateRequest(convert::create_request(spec));
-        send(&requests, create);
-        let stream = with_token(ReceiverStream::new(receiver), &token);
-        let created = timeout(CREATE_TIMEOUT, async {
-            let mut responses = connection.watch().watch(stream).await?.into_inner();
-            let first = responses.message().await?;
-            Ok::<_, Status>((responses, first))
-        })
-        .await;
-        let (meaning, text) = match created {
-            Err(_) => {
-                shared.auth.doubt(&token);
-                connection.retire();
-                return Err(Failure::lost("the watch was not created in time"));
-            }
-            Ok(Err(status)) => {
-                judge(connection, &status);
-                (Meaning::of_status(&status), status_text(&status))
-            }
-            Ok(Ok((_, None))) => {
-                return Err(Failure::lost(
-                    "the stream ended before its watch was created",
-                ));
-            }
-            Ok(Ok((_, Some(first)))) if first.canceled && first.compact_revision == 0 => {
-                let meaning = Meaning::of_cancel_reason(&first.cancel_reason);
-                (meaning, first.cancel_reason)
-            }
-            Ok(Ok((responses, Some(first)))) => {
-                let header = first.header.filter(|_| first.created || first.canceled);
-                let first = first.canceled.then_some(first);
-                return Ok(Created {
-                    member_id: header.ok_or(Malformed::NotCreated)?.member_id,
-                    first,
-                    responses,
-                    requests,
-                });
-            }
-        };
-        if !renewed && meaning == Meaning::Denied {
-            // Before 3.5.6 a bad token looks the same, but not to a read; which
-            // also renews it.
-            let range = &spec.selection.range;
-            check_permission(&shared.auth, connection, READ_TIMEOUT, range).await?;
-            token = shared.auth.token().await?;
-            renewed = true;
-            continue;
-        }
-        // A stream keeps its token, so a new token needs a new stream.
-        if !renewed && let Some(newer) = shared.auth.renew(&token, meaning).await? {
-            token = newer;
-            renewed = true;
-            continue;
-        }
-        return Err(Failure::of(meaning, &text, shared.auth.identity()));
-    }
-}
-
-/// Never waits: what does not fit is asked again by whoever needs it.
-fn send(requests: &mpsc::Sender<WatchRequest>, request: RequestUnion) {
-    let _ = requests.try_send(WatchRequest {
-        request_union: Some(request),
-    });
-}
-
 /// What happened to an open watch.
-enum Event {
-    Response(Result<Option<WatchResponse>, Status>),
-    Refused(crate::resume::Refusal),
+enum Happened {
+    Response(Revision, Result<Option<WatchResponse>, Status>),
+    Refused(Refusal),
     Asked,
+    NothingAhead,
 }
 
-impl WatchStream {
-    /// Cancel-safe.
-    async fn next(&mut self, asked: &mut mpsc::Receiver<()>) -> Event {
-        if let Some(first) = self.first.take() {
-            return Event::Response(Ok(Some(first)));
+impl Running {
+    fn new(shared: Arc<Shared>, spec: WatchSpec, open: Open) -> Self {
+        let after = open.created.after;
+        let newest = match open.opened.guard {
+            GuardReading::Present { header, .. } => header.revision,
+            GuardReading::Compacted { .. } | GuardReading::Future => after,
+        };
+        Self {
+            live: shared.live.register(&spec.selection.range),
+            connection: Arc::clone(open.created.connection()),
+            streams: vec![open.created],
+            segments: Segments::new(after),
+            ahead: None,
+            may_run_ahead: true,
+            newest,
+            heard_at: Instant::now(),
+            can_ask_progress: open.opened.can_ask_progress,
+            is_asked: true,
+            endpoint: open.endpoint,
+            _counted: open.counted,
+            shared,
+            spec,
         }
+    }
+
+    /// The next that the watch says; an error: the last.
+    async fn next(&mut self, asked: &mut mpsc::Receiver<()>) -> Result<UpstreamItem, UpstreamItem> {
+        loop {
+            // What runs ahead is never left unread.
+            if self.streams.len() > 1 {
+                while let Some((after, said)) = self.said_already() {
+                    self.take_in(after, said)?;
+                }
+            }
+            match self.segments.next() {
+                Some(Piece::Events { events, fragment }) => {
+                    return Ok(UpstreamItem::Events { events, fragment });
+                }
+                Some(Piece::Bookmark(revision)) => return Ok(UpstreamItem::Bookmark(revision)),
+                None => {}
+            }
+            if let Some(after) = self.segments.goes_on_after() {
+                self.go_on(after).await?;
+            } else if self.may_run_ahead {
+                self.run_ahead().await;
+            }
+            match self.wait(asked).await {
+                Happened::Response(after, said) => self.take_in(after, said)?,
+                Happened::Refused(refusal) => return Err(UpstreamItem::Refused(refusal)),
+                Happened::Asked => {}
+                Happened::NothingAhead => {
+                    self.segments.collapse();
+                    self.close_unwanted();
+                }
+            }
+        }
+    }
+
+    async fn wait(&mut self, asked: &mut mpsc::Receiver<()>) -> Happened {
+        let nothing_ahead_at = self.heard_at + NOTHING_AHEAD_AFTER;
         tokio::select! {
             biased;
             // Rare, and must not wait behind a busy stream.
-            refusal = self.live.refused() => Event::Refused(refusal),
+            refusal = self.live.refused() => Happened::Refused(refusal),
             ask = asked.recv(), if self.is_asked => {
                 self.is_asked = ask.is_some();
                 if ask.is_some() && self.can_ask_progress {
-                    send(
-                        &self.requests,
-                        RequestUnion::ProgressRequest(WatchProgressRequest {}),
-                    );
+                    self.ask_progress();
                 }
-                Event::Asked
+                Happened::Asked
             }
-            response = self.responses.message() => Event::Response(response),
+            (after, said) = poll_fn(|cx| poll_streams(&mut self.streams, cx)) => {
+                Happened::Response(after, said)
+            }
+            () = sleep_until(nothing_ahead_at), if self.segments.runs_ahead() => {
+                Happened::NothingAhead
+            }
         }
+    }
+
+    /// Of the front: what is ahead of it is asked when its turn has come.
+    fn ask_progress(&self) {
+        let front = self.segments.front();
+        if let Some(front) = self.streams.iter().find(|it| Some(it.after) == front) {
+            let request = RequestUnion::ProgressRequest(WatchProgressRequest {});
+            send(&front.requests, request);
+        }
+    }
+
+    fn said_already(&mut self) -> Option<(Revision, Result<Option<WatchResponse>, Status>)> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        match poll_streams(&mut self.streams, &mut cx) {
+            Poll::Ready(said) => Some(said),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Takes in what the watch that starts right after `after` says; an error:
+    /// there will be nothing more.
+    fn take_in(
+        &mut self,
+        after: Revision,
+        said: Result<Option<WatchResponse>, Status>,
+    ) -> Result<(), UpstreamItem> {
+        self.heard_at = Instant::now();
+        let endpoint = &self.endpoint;
+        let response = match said {
+            Ok(Some(response)) => response,
+            Ok(None) => {
+                debug!(endpoint = %endpoint.name, "watch ended by etcd");
+                endpoint.failed(&Failure::lost("it ended a watch"));
+                return Err(UpstreamItem::Lost);
+            }
+            Err(status) => {
+                judge(&self.connection, &status);
+                debug!(endpoint = %endpoint.name, code = ?status.code(), reason = status.message(), "watch lost");
+                if status.code() == Code::ResourceExhausted {
+                    self.shared.oversized.insert(&self.spec.selection.range);
+                }
+                let text = status_text(&status);
+                endpoint.failed(&Failure::of(Meaning::Retryable, &text, None));
+                return Err(UpstreamItem::Lost);
+            }
+        };
+        let taken = match read_response(response, self.can_ask_progress, self.spec.keys_only) {
+            Ok(Said::Nothing) => Ok(()),
+            Ok(Said::Events { events, fragment }) => self.segments.events(after, events, fragment),
+            Ok(Said::Bookmark(revision)) => self.segments.bookmark(after, revision),
+            Ok(Said::Last(item)) => return Err(item),
+            Err(malformed) => {
+                warn!(endpoint = %endpoint.name, %malformed, "closing a watch: etcd broke its protocol");
+                let failure = Failure::lost_as(FailureKind::Other, malformed.to_string());
+                endpoint.failed(&failure);
+                return Err(UpstreamItem::Lost);
+            }
+        };
+        if let Err(contradiction @ Contradiction) = taken {
+            warn!(endpoint = %endpoint.name, %contradiction, "reading the history again");
+            return Err(UpstreamItem::Lost);
+        }
+        self.close_unwanted();
+        Ok(())
+    }
+
+    fn close_unwanted(&mut self) {
+        let segments = &self.segments;
+        self.streams.retain(|stream| segments.wants(stream.after));
+        if !segments.runs_ahead() && segments.goes_on_after().is_none() {
+            self.ahead = None;
+        }
+    }
+
+    /// Opens watches ahead of the only one, where that is worth it.
+    async fn run_ahead(&mut self) {
+        let plan = self.segments.plan(self.newest);
+        if plan.is_empty() {
+            return;
+        }
+        let Some(permit) = self.shared.catch_ups.run_ahead() else {
+            return;
+        };
+        match opening::open_more(&self.shared, &self.connection, &self.spec, &plan).await {
+            Ok((more, newest)) => {
+                self.newest = newest;
+                debug!(watches = more.len(), newest = newest.get(), "reading ahead");
+                self.extend(more);
+                self.ahead = Some(permit);
+            }
+            Err(failure) => {
+                debug!(%failure, "not reading ahead");
+                self.may_run_ahead = false;
+            }
+        }
+    }
+
+    /// Opens the next watches, once all that were open have said everything.
+    async fn go_on(&mut self, after: Revision) -> Result<(), UpstreamItem> {
+        self.segments.restart(after);
+        let ahead = self.segments.plan(self.newest);
+        let starts = [&[after][..], &ahead].concat();
+        match opening::open_more(&self.shared, &self.connection, &self.spec, &starts).await {
+            Ok((mut more, newest)) => {
+                self.newest = newest;
+                debug!(watches = more.len(), newest = newest.get(), "reading on");
+                let ahead = more.split_off(1);
+                self.streams = more;
+                self.extend(ahead);
+                Ok(())
+            }
+            Err(failure) => {
+                debug!(endpoint = %self.endpoint.name, %failure, "watch not reopened");
+                Err(UpstreamItem::Lost)
+            }
+        }
+    }
+
+    fn extend(&mut self, more: Vec<Created>) {
+        let starts: Vec<_> = more.iter().map(|it| it.after).collect();
+        self.segments.extend(&starts, self.newest);
+        self.streams.extend(more);
+        self.heard_at = Instant::now();
+        self.close_unwanted();
     }
 }
 
-/// What a watch says next.
+/// The first that has something to say, the front first.
+fn poll_streams(
+    streams: &mut [Created],
+    cx: &mut Context<'_>,
+) -> Poll<(Revision, Result<Option<WatchResponse>, Status>)> {
+    for stream in streams {
+        if let Some(first) = stream.first.take() {
+            return Poll::Ready((stream.after, Ok(Some(first))));
+        }
+        if let Poll::Ready(said) = stream.responses.poll_next_unpin(cx) {
+            return Poll::Ready((stream.after, said.transpose()));
+        }
+    }
+    Poll::Pending
+}
+
+/// What a response says.
 pub(super) enum Said {
     Nothing,
-    Item(UpstreamItem),
+    Events { events: Vec<Event>, fragment: bool },
+    Bookmark(Revision),
     Last(UpstreamItem),
-}
-
-fn read(event: Event, stream: &WatchStream, keys_only: bool) -> Said {
-    let endpoint = &stream.endpoint;
-    match event {
-        Event::Asked => Said::Nothing,
-        Event::Refused(refusal) => Said::Last(UpstreamItem::Refused(refusal)),
-        Event::Response(Ok(Some(response))) => {
-            match read_response(response, stream.can_ask_progress, keys_only) {
-                Ok(said) => said,
-                Err(malformed) => {
-                    warn!(endpoint = %endpoint.name, %malformed, "closing a watch: etcd broke its protocol");
-                    endpoint.failed(&Failure::lost_as(FailureKind::Other, malformed.to_string()));
-                    Said::Last(UpstreamItem::Lost)
-                }
-            }
-        }
-        Event::Response(Ok(None)) => {
-            debug!(endpoint = %endpoint.name, "watch ended by etcd");
-            endpoint.failed(&Failure::lost("it ended a watch"));
-            Said::Last(UpstreamItem::Lost)
-        }
-        Event::Response(Err(status)) => {
-            judge(stream.slot.connection(), &status);
-            debug!(endpoint = %endpoint.name, code = ?status.code(), reason = status.message(), "watch lost");
-            endpoint.failed(&Failure::of(
-                Meaning::Retryable,
-                &status_text(&status),
-                None,
-            ));
-            Said::Last(UpstreamItem::Lost)
-        }
-    }
 }
 
 /// Cancellation, events or bookmark.
@@ -343,17 +366,17 @@ pub(super) fn read_response(
         }));
     }
     if !response.events.is_empty() {
-        return Ok(Said::Item(UpstreamItem::Events {
+        return Ok(Said::Events {
             events: convert::events(response.events, keys_only)?,
             fragment: response.fragment,
-        }));
+        });
     }
     // A timed bookmark is sound from 3.4 on, an asked-for one by version only.
     let is_sound = response.watch_id != WHOLE_STREAM || can_ask_progress;
     let revision = response.header.and_then(|h| Revision::new(h.revision));
     Ok(match revision {
         Some(revision) if is_sound && !response.created && !response.fragment => {
-            Said::Item(UpstreamItem::Bookmark(revision))
+            Said::Bookmark(revision)
         }
         _ => Said::Nothing,
     })

@@ -73,7 +73,7 @@ fn what_runs_ahead_waits_for_the_front() {
     let mut segments = split(10, &[20, 30]);
     push(&mut segments, 20, 21..=35);
     push(&mut segments, 30, 31..=35);
-    assert_eq!(handed(&mut segments), []);
+    assert_eq!(handed(&mut segments), Vec::<i64>::new());
     assert!(!segments.wants(revision(20)), "its watch has said all");
     push(&mut segments, 10, 11..=20);
     // Nobody knows yet whether there is more of the first segment.
