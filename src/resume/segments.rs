@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 use super::{Item, Revision};
 
 /// How much may wait in segments that are not the front.
-const AHEAD_BYTES_MAX: usize = 32 << 20;
+const AHEAD_BYTES_MAX: usize = 20 << 20;
 /// How many segments there may be.
 const SEGMENTS_MAX: usize = 64;
 /// What an event takes in memory besides its bytes on the wire.
