@@ -16,8 +16,10 @@
 //! left open-ended, says everything after its `after`; so what was handed out
 //! at any moment is what one plain watch from the first `after` would have
 //! said up to then. Whatever is doubtful is given up without harm: the segments
-//! ahead are dropped, and the history goes on at the end of what is left. An
-//! event where another watch has shown that there is none is a [`Contradiction`].
+//! ahead are dropped, and the history goes on at the end of what is left, or
+//! by the watch that is left, as a plain one. The event that shows that the
+//! front has said all must be the first of the watch that goes on there; if it
+//! is not, one of them lost something: a [`Contradiction`].
 //!
 //! Invariant: segments are in order without a gap, and only the last may be
 //! open-ended.
@@ -26,14 +28,19 @@ use std::collections::VecDeque;
 
 use super::{Item, Revision};
 
-/// How much may wait in segments that are not the front.
+/// How much may wait, and be expected to.
 const AHEAD_BYTES_MAX: usize = 20 << 20;
+/// Of larger responses one watch at a time is enough, for us and for etcd,
+/// which holds each of them.
+const RESPONSE_BYTES_MAX: usize = 3 << 19;
 /// How many segments there may be.
 const SEGMENTS_MAX: usize = 64;
 /// What an event takes in memory besides its bytes on the wire.
 const EVENT_BYTES: usize = 256;
 /// A response of fewer revisions was not cut short by etcd.
-const FULL_RESPONSE: u64 = 1000;
+const FULL_RESPONSE: i64 = 1000;
+/// How much of a response tells what a full one is like.
+const TELLING_PART: i64 = FULL_RESPONSE / 10;
 /// A backlog of fewer responses is not worth it.
 const RESPONSES_MIN: i64 = 5;
 
@@ -69,11 +76,13 @@ struct Segment<E> {
     until: Option<Revision>,
     /// Its watch has said everything.
     is_said: bool,
-    waiting: VecDeque<Piece<E>>,
-    waiting_bytes: usize,
+    /// Each with what it takes in memory.
+    waiting: VecDeque<(Piece<E>, usize)>,
     /// The last events came in a fragment.
     is_fragment: bool,
-    /// The newest revision that came.
+    /// The first event after `after`, whichever watch said it.
+    first: Option<Revision>,
+    /// The newest event of its own watch.
     reached: Option<Revision>,
     response: Response,
 }
@@ -83,7 +92,7 @@ struct Segment<E> {
 struct Response {
     first: Option<Revision>,
     last: Option<Revision>,
-    revisions: u64,
+    revisions: i64,
     bytes: usize,
 }
 
@@ -101,10 +110,19 @@ impl<E> Segment<E> {
             until,
             is_said: false,
             waiting: VecDeque::new(),
-            waiting_bytes: 0,
             is_fragment: false,
+            first: None,
             reached: None,
             response: Response::default(),
+        }
+    }
+
+    /// Somebody said that its first event is `first`.
+    fn begins_with(&mut self, first: Revision) -> Result<(), Contradiction> {
+        if *self.first.get_or_insert(first) == first {
+            Ok(())
+        } else {
+            Err(Contradiction)
         }
     }
 }
@@ -140,37 +158,50 @@ impl<E: Item> Segments<E> {
         let Some(segment) = self.queue.get_mut(at) else {
             return Ok(());
         };
-        if let Some(density) = segment.response.came(&events, fragment) {
-            self.density = Some(density);
+        let (until, mut bytes, count) = (segment.until, in_memory(&events), events.len());
+        let mut revisions = events.iter().map(Item::mod_revision);
+        let is_beyond = |it: &Revision| until.is_some_and(|until| *it > until);
+        let beyond = revisions.clone().find(is_beyond);
+        if segment.reached.is_none()
+            && let Some(first) = revisions.find(|&it| it > after)
+        {
+            segment.begins_with(first)?;
         }
-        let until = segment.until;
-        let newest = events.iter().map(Item::mod_revision).max();
-        segment.reached = segment.reached.max(newest);
-        let beyond = events
-            .iter()
-            .map(Item::mod_revision)
-            .find(|&revision| until.is_some_and(|until| revision > until));
+        segment.response.came(&events, bytes);
         events.retain(|event| {
             let revision = event.mod_revision();
-            revision > after && until.is_none_or(|until| revision <= until)
+            revision > after && !is_beyond(&revision)
         });
-        let fragment = fragment && beyond.is_none();
-        if !events.is_empty() || segment.is_fragment {
-            segment.waiting_bytes += events.iter().map(in_memory).sum::<usize>();
-            segment.is_fragment = fragment;
-            segment
-                .waiting
-                .push_back(Piece::Events { events, fragment });
+        if events.len() < count {
+            bytes = in_memory(&events);
         }
-        if let Some(beyond) = beyond {
-            self.said(at, beyond.get() - 1)?;
+        segment.reached = segment.reached.max(events.last().map(Item::mod_revision));
+        // Nothing of its last revision comes after that of the next.
+        let is_part = fragment && beyond.is_none();
+        if !events.is_empty() || segment.is_fragment {
+            let fragment = is_part;
+            let piece = Piece::Events { events, fragment };
+            segment.waiting.push_back((piece, bytes));
+        }
+        segment.is_fragment = is_part;
+        let density = match beyond {
+            Some(_) => segment.response.density(TELLING_PART),
+            None if fragment => None,
+            None => std::mem::take(&mut segment.response).density(FULL_RESPONSE),
+        };
+        self.density = density.or(self.density);
+        match beyond {
+            Some(beyond) => self.said(at, beyond)?,
+            None if at == 0 && density.is_some() => self.collapse_if_far(),
+            None => {}
         }
         self.shed();
         Ok(())
     }
 
     /// Takes in etcd's word that the watch that starts right after `after` said
-    /// everything up to `revision`.
+    /// everything up to `revision`: it is at etcd's newest revision, and nobody
+    /// needs to be ahead of it.
     ///
     /// # Errors
     /// As [`events`](Self::events).
@@ -178,21 +209,20 @@ impl<E: Item> Segments<E> {
         let Some(at) = self.find(after) else {
             return Ok(());
         };
-        let Some(segment) = self.queue.get_mut(at) else {
-            return Ok(());
-        };
-        match segment.until {
-            None => segment.waiting.push_back(Piece::Bookmark(revision)),
-            Some(until) if revision >= until => {
-                if std::mem::take(&mut segment.is_fragment) {
-                    segment.waiting.push_back(Piece::Events {
-                        events: Vec::new(),
-                        fragment: false,
-                    });
-                }
-                self.said(at, revision.get())?;
+        self.queue.truncate(at + 1);
+        if let Some(segment) = self.queue.get_mut(at) {
+            if segment.reached.is_none() && segment.first.is_some_and(|first| first <= revision) {
+                return Err(Contradiction);
             }
-            Some(_) => {}
+            segment.until = None;
+            // The end of a response that was cut is no bookmark.
+            let piece = if std::mem::take(&mut segment.is_fragment) {
+                let (events, fragment) = (Vec::new(), false);
+                Piece::Events { events, fragment }
+            } else {
+                Piece::Bookmark(revision)
+            };
+            segment.waiting.push_back((piece, 0));
         }
         Ok(())
     }
@@ -201,10 +231,7 @@ impl<E: Item> Segments<E> {
     pub fn next(&mut self) -> Option<Piece<E>> {
         loop {
             let front = self.queue.front_mut()?;
-            if let Some(piece) = front.waiting.pop_front() {
-                if let Piece::Events { events, .. } = &piece {
-                    front.waiting_bytes -= events.iter().map(in_memory).sum::<usize>();
-                }
+            if let Some((piece, _)) = front.waiting.pop_front() {
                 return Some(piece);
             }
             if !front.is_said || self.queue.len() == 1 {
@@ -248,7 +275,7 @@ impl<E: Item> Segments<E> {
         };
         let from = last.reached.unwrap_or(last.after);
         let behind = newest.get() - from.get();
-        if self.queue.len() > 1 || behind < RESPONSES_MIN * density.revisions {
+        if self.queue.len() > 1 || behind < density.far() || density.bytes > RESPONSE_BYTES_MAX {
             return Vec::new();
         }
         // A little less than a response, so that each needs one only.
@@ -257,8 +284,8 @@ impl<E: Item> Segments<E> {
         let by_revisions = usize::try_from(behind / step).unwrap_or(usize::MAX);
         let count = SEGMENTS_MAX.min(by_bytes).min(by_revisions);
         (1..)
-            .map_while(|n: i64| Revision::new(from.get() + n * step))
             .take(count)
+            .map_while(|n: i64| Revision::new(from.get() + n * step))
             .collect()
     }
 
@@ -276,7 +303,8 @@ impl<E: Item> Segments<E> {
             self.queue.push_back(Segment::new(start, None));
         }
         if let Some(last) = self.queue.back_mut()
-            && last.after.get() + step < newest.get()
+            && !starts.is_empty()
+            && step < newest.get() - last.after.get()
         {
             last.until = Revision::new(last.after.get() + step);
         }
@@ -292,41 +320,64 @@ impl<E: Item> Segments<E> {
         }
     }
 
-    /// The watch of `at` said everything up to `revision`, at or after its end:
-    /// so there is nothing in the segments that end before.
-    fn said(&mut self, at: usize, revision: i64) -> Result<(), Contradiction> {
-        let passed = |it: &Segment<E>| it.until.is_some_and(|until| until.get() <= revision);
-        while let Some(next) = self.queue.get(at + 1).filter(|next| passed(next)) {
-            if !next.waiting.is_empty() {
-                return Err(Contradiction);
+    /// The watch that starts right after `after` ends. Whether the history goes
+    /// on without it.
+    pub fn give_up(&mut self, after: Revision) -> bool {
+        match self.find(after) {
+            None => true,
+            Some(0) => false,
+            Some(at) => {
+                self.queue.truncate(at);
+                if let Some(last) = self.queue.back_mut()
+                    && !last.is_said
+                {
+                    last.until = None;
+                }
+                true
             }
-            let until = next.until;
+        }
+    }
+
+    /// The watch of `at` said everything before `beyond`, which is after its
+    /// end: so there is nothing in the segments between.
+    fn said(&mut self, at: usize, beyond: Revision) -> Result<(), Contradiction> {
+        let mut said_until = None;
+        while let Some(next) = self.queue.get_mut(at + 1) {
+            next.begins_with(beyond)?;
+            if next.until.is_none_or(|until| until >= beyond) {
+                break;
+            }
+            said_until = next.until;
             self.queue.remove(at + 1);
-            if let Some(segment) = self.queue.get_mut(at) {
-                segment.until = until;
-            }
         }
         let is_last = at + 1 == self.queue.len();
         if let Some(segment) = self.queue.get_mut(at) {
             segment.is_said = true;
-            if is_last {
-                segment.until = segment.until.max(Revision::new(revision));
-            }
+            segment.until = if is_last {
+                Revision::new(beyond.get() - 1)
+            } else {
+                said_until.or(segment.until)
+            };
         }
         Ok(())
     }
 
+    /// The front's end was planned for a history that is less dense.
+    fn collapse_if_far(&mut self) {
+        if let (Some(density), Some(front)) = (self.density, self.queue.front())
+            && let (Some(until), Some(reached)) = (front.until, front.reached)
+            && until.get() - reached.get() > density.far()
+        {
+            self.collapse();
+        }
+    }
+
     /// Gives up what is furthest ahead, where too much waits.
     fn shed(&mut self) {
-        let ahead = |queue: &VecDeque<Segment<E>>| {
-            queue
-                .iter()
-                .skip(1)
-                .map(|it| it.waiting_bytes)
-                .sum::<usize>()
-        };
-        while self.queue.len() > 1 && ahead(&self.queue) > AHEAD_BYTES_MAX {
-            self.queue.pop_back();
+        let waiting = |it: &Segment<E>| it.waiting.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        let mut all: usize = self.queue.iter().map(waiting).sum();
+        while self.queue.len() > 1 && all > AHEAD_BYTES_MAX {
+            all -= self.queue.pop_back().map_or(0, |last| waiting(&last));
         }
     }
 
@@ -338,31 +389,40 @@ impl<E: Item> Segments<E> {
 }
 
 impl Response {
-    /// Enters a part of it. What it covered, once it is whole, if it was full.
-    fn came<E: Item>(&mut self, events: &[E], fragment: bool) -> Option<Density> {
-        for event in events {
-            let revision = event.mod_revision();
+    /// Enters a part of it.
+    fn came<E: Item>(&mut self, events: &[E], bytes: usize) {
+        for revision in events.iter().map(Item::mod_revision) {
             if Some(revision) > self.last {
                 self.first.get_or_insert(revision);
                 self.last = Some(revision);
                 self.revisions += 1;
             }
-            self.bytes += in_memory(event);
         }
-        if fragment {
-            return None;
-        }
-        let whole = std::mem::take(self);
-        let (first, last) = whole.first.zip(whole.last)?;
-        (whole.revisions >= FULL_RESPONSE).then_some(Density {
-            revisions: last.get() - first.get() + 1,
-            bytes: whole.bytes,
+        self.bytes += bytes;
+    }
+
+    /// What a full one is like, if at least so many revisions came.
+    fn density(&self, revisions_min: i64) -> Option<Density> {
+        let (first, last) = self.first.zip(self.last)?;
+        let full = |part: i64| part.saturating_mul(FULL_RESPONSE) / self.revisions.max(1);
+        let bytes = full(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+        (self.revisions >= revisions_min).then(|| Density {
+            revisions: full(last.get() - first.get() + 1).max(1),
+            bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
         })
     }
 }
 
-fn in_memory<E: Item>(event: &E) -> usize {
-    event.size_bytes() + EVENT_BYTES
+impl Density {
+    /// What is so many revisions away is worth watches ahead.
+    const fn far(&self) -> i64 {
+        RESPONSES_MIN.saturating_mul(self.revisions)
+    }
+}
+
+fn in_memory<E: Item>(events: &[E]) -> usize {
+    let each = |event: &E| event.size_bytes() + EVENT_BYTES;
+    events.iter().map(each).sum()
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub(super) fn events(mut events: Vec<Event>, keys_only: bool) -> Result<Vec<Even
         if keys_only {
             for pair in [&mut event.kv, &mut event.prev_kv].into_iter().flatten() {
                 pair.value = Bytes::new();
+                // It would keep the whole message, with the value, in memory.
+                pair.key = Bytes::copy_from_slice(&pair.key);
             }
         }
     }

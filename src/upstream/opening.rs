@@ -3,7 +3,7 @@
 //! than its guard was read on. Invariant: nothing after a watch's start was
 //! compacted when it was created, or its guard says so.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use futures_util::future::try_join_all;
 use tokio::{sync::mpsc, time::timeout};
@@ -41,7 +41,7 @@ pub(super) struct Created {
     pub(super) first: Option<WatchResponse>,
     pub(super) responses: Streaming<WatchResponse>,
     pub(super) requests: mpsc::Sender<WatchRequest>,
-    slot: WatchSlot,
+    pub(super) slot: WatchSlot,
     member_id: u64,
 }
 
@@ -106,7 +106,8 @@ async fn open_at(
     spec: &WatchSpec,
 ) -> Result<Open, Failure> {
     let counted = endpoint.count_watch();
-    let created = create(shared, endpoint.watch_slot(), spec, spec.guard.revision).await?;
+    let after = spec.guard.revision;
+    let created = create(shared, endpoint.watch_slot(), spec, after, false).await?;
     // Events wait in the stream meanwhile.
     let (version, reading) = tokio::join!(
         shared.server_version(created.connection(), &endpoint.name),
@@ -132,8 +133,9 @@ async fn open_at(
 }
 
 /// More watches of `spec` on `connection`, one right after each of `starts`,
-/// ascending; as many as it has places for. With etcd's newest revision. One
-/// guard, read last, speaks for all: what it finds whole was so before.
+/// ascending; as many as it has places for, besides `place`, which the first
+/// takes. With etcd's newest revision. One guard, read last, speaks for all:
+/// what it finds whole was so before.
 ///
 /// # Errors
 /// If one of them could not be created, or what comes after the first start is
@@ -142,12 +144,18 @@ pub(super) async fn open_more(
     shared: &Shared,
     connection: &Arc<Connection>,
     spec: &WatchSpec,
+    place: Option<WatchSlot>,
     starts: &[Revision],
 ) -> Result<(Vec<Created>, Revision), Failure> {
-    let slots = starts.iter().map_while(|_| connection.reserve_watch());
-    let creating = slots
-        .zip(starts)
-        .map(|(slot, &after)| create(shared, slot, spec, after));
+    let is_ahead = place.is_none();
+    let places = place.into_iter();
+    let slots = places.chain(iter::from_fn(|| connection.reserve_watch()));
+    let creating = slots.zip(starts).enumerate().map(|(n, (slot, &after))| {
+        // What they have to say is only guessed, and etcd would hold all of it
+        // at once.
+        let fragment = is_ahead || n > 0;
+        create(shared, slot, spec, after, fragment)
+    });
     let created = try_join_all(creating).await?;
     let Some(first) = created.first().map(|first| first.after) else {
         return Err(Failure::lost(
@@ -172,6 +180,7 @@ async fn create(
     slot: WatchSlot,
     spec: &WatchSpec,
     after: Revision,
+    fragment: bool,
 ) -> Result<Created, Failure> {
     let connection = slot.connection();
     let range = &spec.selection.range;
@@ -179,7 +188,7 @@ async fn create(
     let mut renewed = false;
     loop {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let fragment = shared.oversized.contains(range);
+        let fragment = fragment || shared.oversized.contains(range);
         let create = convert::create_request(spec, after, fragment);
         send(&requests, RequestUnion::CreateRequest(create));
         let stream = with_token(ReceiverStream::new(receiver), &token);

@@ -6,12 +6,12 @@
 use std::{
     future::poll_fn,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use async_stream::stream;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep_until},
@@ -23,7 +23,7 @@ use super::{
     UpstreamEvents, UpstreamItem, Watch, WatchSpec,
     call::judge,
     catchup::{CatchUpPermit, PermitSlot},
-    connect::Connection,
+    connect::{Connection, WatchSlot},
     convert::{self, Malformed},
     endpoints::{CountedWatch, Endpoint},
     error::{Failure, Meaning, status_text},
@@ -37,14 +37,14 @@ use crate::{
         etcdserverpb::{WatchProgressRequest, WatchResponse, watch_request::RequestUnion},
         watchmark::v1::Event,
     },
-    resume::{Contradiction, GuardReading, Piece, Refusal, Revision, Segments},
+    resume::{GuardReading, Piece, Refusal, Revision, Segments},
 };
 
 /// One question in flight is all there is to ask.
 const ASKS_MAX: usize = 1;
 /// etcd's id for what concerns the whole stream, such as asked-for progress.
 const WHOLE_STREAM: i64 = -1;
-/// When nothing comes from any watch for so long, nothing is ahead to be read.
+/// When nothing could be handed on for so long, the front goes on by itself.
 const NOTHING_AHEAD_AFTER: Duration = Duration::from_secs(10);
 
 /// A watch that nobody reads does nothing.
@@ -95,15 +95,17 @@ fn events(
 struct Running {
     shared: Arc<Shared>,
     spec: WatchSpec,
-    /// Those that are still to say something, the front first.
+    /// Those that are still to say something, ascending.
     streams: Vec<Created>,
+    /// Of the last of them, kept for who goes on.
+    place: Option<WatchSlot>,
     segments: Segments<Event>,
     /// Held while more than one watch is used.
     ahead: Option<OwnedSemaphorePermit>,
     may_run_ahead: bool,
     /// etcd's newest revision, as last heard.
     newest: Revision,
-    heard_at: Instant,
+    handed_at: Instant,
     can_ask_progress: bool,
     /// Whether anybody may still ask for progress.
     is_asked: bool,
@@ -113,9 +115,12 @@ struct Running {
     _counted: CountedWatch,
 }
 
+/// What came of a watch: a response, its end, or an error.
+type Answer = Result<Option<WatchResponse>, Status>;
+
 /// What happened to an open watch.
 enum Happened {
-    Response(Revision, Result<Option<WatchResponse>, Status>),
+    Response(Revision, Answer),
     Refused(Refusal),
     Asked,
     NothingAhead,
@@ -132,11 +137,12 @@ impl Running {
             live: shared.live.register(&spec.selection.range),
             connection: Arc::clone(open.created.connection()),
             streams: vec![open.created],
+            place: None,
             segments: Segments::new(after),
             ahead: None,
             may_run_ahead: true,
             newest,
-            heard_at: Instant::now(),
+            handed_at: Instant::now(),
             can_ask_progress: open.opened.can_ask_progress,
             is_asked: true,
             endpoint: open.endpoint,
@@ -149,18 +155,22 @@ impl Running {
     /// The next that the watch says; an error: the last.
     async fn next(&mut self, asked: &mut mpsc::Receiver<()>) -> Result<UpstreamItem, UpstreamItem> {
         loop {
-            // What runs ahead is never left unread.
-            if self.streams.len() > 1 {
-                while let Some((after, said)) = self.said_already() {
+            if self.segments.runs_ahead() {
+                // Must not wait behind all that waits here.
+                if let Some(refusal) = self.live.refused().now_or_never() {
+                    return Err(UpstreamItem::Refused(refusal));
+                }
+                // Never left unread: etcd would call it slow.
+                while let Some((after, said)) = self.said_ahead() {
                     self.take_in(after, said)?;
                 }
             }
-            match self.segments.next() {
-                Some(Piece::Events { events, fragment }) => {
-                    return Ok(UpstreamItem::Events { events, fragment });
-                }
-                Some(Piece::Bookmark(revision)) => return Ok(UpstreamItem::Bookmark(revision)),
-                None => {}
+            if let Some(piece) = self.segments.next() {
+                self.handed_at = Instant::now();
+                return Ok(match piece {
+                    Piece::Events { events, fragment } => UpstreamItem::Events { events, fragment },
+                    Piece::Bookmark(revision) => UpstreamItem::Bookmark(revision),
+                });
             }
             if let Some(after) = self.segments.goes_on_after() {
                 self.go_on(after).await?;
@@ -180,7 +190,7 @@ impl Running {
     }
 
     async fn wait(&mut self, asked: &mut mpsc::Receiver<()>) -> Happened {
-        let nothing_ahead_at = self.heard_at + NOTHING_AHEAD_AFTER;
+        let nothing_ahead_at = self.handed_at + NOTHING_AHEAD_AFTER;
         tokio::select! {
             biased;
             // Rare, and must not wait behind a busy stream.
@@ -192,7 +202,7 @@ impl Running {
                 }
                 Happened::Asked
             }
-            (after, said) = poll_fn(|cx| poll_streams(&mut self.streams, cx)) => {
+            (after, said) = poll_fn(|cx| poll_streams(self.streams.iter_mut(), cx)) => {
                 Happened::Response(after, said)
             }
             () = sleep_until(nothing_ahead_at), if self.segments.runs_ahead() => {
@@ -210,9 +220,14 @@ impl Running {
         }
     }
 
-    fn said_already(&mut self) -> Option<(Revision, Result<Option<WatchResponse>, Status>)> {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        match poll_streams(&mut self.streams, &mut cx) {
+    /// What is there already of a watch ahead. The front's is left to be read
+    /// when all of it was handed on, which bounds what waits.
+    fn said_ahead(&mut self) -> Option<(Revision, Answer)> {
+        let front = self.segments.front();
+        let ahead = self.streams.iter_mut();
+        let ahead = ahead.filter(|stream| Some(stream.after) != front);
+        let mut cx = Context::from_waker(Waker::noop());
+        match poll_streams(ahead, &mut cx) {
             Poll::Ready(said) => Some(said),
             Poll::Pending => None,
         }
@@ -220,19 +235,35 @@ impl Running {
 
     /// Takes in what the watch that starts right after `after` says; an error:
     /// there will be nothing more.
-    fn take_in(
-        &mut self,
-        after: Revision,
-        said: Result<Option<WatchResponse>, Status>,
-    ) -> Result<(), UpstreamItem> {
-        self.heard_at = Instant::now();
+    fn take_in(&mut self, after: Revision, said: Answer) -> Result<(), UpstreamItem> {
+        let taken = match self.read(said) {
+            Ok(Said::Nothing) => Ok(()),
+            Ok(Said::Events { events, fragment }) => self.segments.events(after, events, fragment),
+            Ok(Said::Bookmark(revision)) => self.segments.bookmark(after, revision),
+            Ok(Said::Last(item)) => return self.end(after, None, item),
+            Err(failure) => return self.end(after, Some(&failure), UpstreamItem::Lost),
+        };
+        if let Err(contradiction) = taken {
+            warn!(endpoint = %self.endpoint.name, %contradiction, "reading the history again");
+            return Err(UpstreamItem::Lost);
+        }
+        self.close_unwanted();
+        Ok(())
+    }
+
+    fn read(&self, said: Answer) -> Result<Said, Failure> {
         let endpoint = &self.endpoint;
-        let response = match said {
-            Ok(Some(response)) => response,
+        match said {
+            Ok(Some(response)) => {
+                let said = read_response(response, self.can_ask_progress, self.spec.keys_only);
+                said.map_err(|malformed| {
+                    warn!(endpoint = %endpoint.name, %malformed, "closing a watch: etcd broke its protocol");
+                    Failure::lost_as(FailureKind::Other, malformed.to_string())
+                })
+            }
             Ok(None) => {
                 debug!(endpoint = %endpoint.name, "watch ended by etcd");
-                endpoint.failed(&Failure::lost("it ended a watch"));
-                return Err(UpstreamItem::Lost);
+                Err(Failure::lost("it ended a watch"))
             }
             Err(status) => {
                 judge(&self.connection, &status);
@@ -240,35 +271,38 @@ impl Running {
                 if status.code() == Code::ResourceExhausted {
                     self.shared.oversized.insert(&self.spec.selection.range);
                 }
-                let text = status_text(&status);
-                endpoint.failed(&Failure::of(Meaning::Retryable, &text, None));
-                return Err(UpstreamItem::Lost);
+                Err(Failure::of(Meaning::Retryable, &status_text(&status), None))
             }
-        };
-        let taken = match read_response(response, self.can_ask_progress, self.spec.keys_only) {
-            Ok(Said::Nothing) => Ok(()),
-            Ok(Said::Events { events, fragment }) => self.segments.events(after, events, fragment),
-            Ok(Said::Bookmark(revision)) => self.segments.bookmark(after, revision),
-            Ok(Said::Last(item)) => return Err(item),
-            Err(malformed) => {
-                warn!(endpoint = %endpoint.name, %malformed, "closing a watch: etcd broke its protocol");
-                let failure = Failure::lost_as(FailureKind::Other, malformed.to_string());
-                endpoint.failed(&failure);
-                return Err(UpstreamItem::Lost);
-            }
-        };
-        if let Err(contradiction @ Contradiction) = taken {
-            warn!(endpoint = %endpoint.name, %contradiction, "reading the history again");
-            return Err(UpstreamItem::Lost);
         }
-        self.close_unwanted();
-        Ok(())
+    }
+
+    /// One watch ended: `last` is the last of all, unless it was ahead.
+    fn end(
+        &mut self,
+        after: Revision,
+        failure: Option<&Failure>,
+        last: UpstreamItem,
+    ) -> Result<(), UpstreamItem> {
+        if self.segments.give_up(after) {
+            debug!(after = after.get(), "a watch ahead is given up");
+            self.close_unwanted();
+            return Ok(());
+        }
+        if let Some(failure) = failure {
+            self.endpoint.failed(failure);
+        }
+        Err(last)
     }
 
     fn close_unwanted(&mut self) {
         let segments = &self.segments;
-        self.streams.retain(|stream| segments.wants(stream.after));
-        if !segments.runs_ahead() && segments.goes_on_after().is_none() {
+        let unwanted = |stream: &mut Created| !segments.wants(stream.after);
+        let closed = self.streams.extract_if(.., unwanted).last();
+        if self.streams.is_empty() {
+            self.place = closed.map(|stream| stream.slot).or(self.place.take());
+        }
+        // While none is open, it is needed to go on.
+        if !segments.runs_ahead() && !self.streams.is_empty() {
             self.ahead = None;
         }
     }
@@ -282,7 +316,7 @@ impl Running {
         let Some(permit) = self.shared.catch_ups.run_ahead() else {
             return;
         };
-        match opening::open_more(&self.shared, &self.connection, &self.spec, &plan).await {
+        match opening::open_more(&self.shared, &self.connection, &self.spec, None, &plan).await {
             Ok((more, newest)) => {
                 self.newest = newest;
                 debug!(watches = more.len(), newest = newest.get(), "reading ahead");
@@ -299,9 +333,15 @@ impl Running {
     /// Opens the next watches, once all that were open have said everything.
     async fn go_on(&mut self, after: Revision) -> Result<(), UpstreamItem> {
         self.segments.restart(after);
-        let ahead = self.segments.plan(self.newest);
+        let catch_ups = &self.shared.catch_ups;
+        self.ahead = self.ahead.take().or_else(|| catch_ups.run_ahead());
+        let ahead = match self.ahead {
+            Some(_) => self.segments.plan(self.newest),
+            None => Vec::new(),
+        };
         let starts = [&[after][..], &ahead].concat();
-        match opening::open_more(&self.shared, &self.connection, &self.spec, &starts).await {
+        let place = self.place.take();
+        match opening::open_more(&self.shared, &self.connection, &self.spec, place, &starts).await {
             Ok((mut more, newest)) => {
                 self.newest = newest;
                 debug!(watches = more.len(), newest = newest.get(), "reading on");
@@ -321,16 +361,16 @@ impl Running {
         let starts: Vec<_> = more.iter().map(|it| it.after).collect();
         self.segments.extend(&starts, self.newest);
         self.streams.extend(more);
-        self.heard_at = Instant::now();
+        self.handed_at = Instant::now();
         self.close_unwanted();
     }
 }
 
-/// The first that has something to say, the front first.
-fn poll_streams(
-    streams: &mut [Created],
+/// The first that has something to say, and what.
+fn poll_streams<'a>(
+    streams: impl Iterator<Item = &'a mut Created>,
     cx: &mut Context<'_>,
-) -> Poll<(Revision, Result<Option<WatchResponse>, Status>)> {
+) -> Poll<(Revision, Answer)> {
     for stream in streams {
         if let Some(first) = stream.first.take() {
             return Poll::Ready((stream.after, Ok(Some(first))));

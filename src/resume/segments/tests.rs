@@ -1,9 +1,8 @@
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use proptest::{collection::vec, prelude::*};
 
 use super::*;
+
+mod model;
 
 /// An event of a revision; `id` tells it from others of the same revision.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -94,15 +93,34 @@ fn an_event_far_ahead_shows_that_there_is_none_before() {
 }
 
 #[test]
-fn etcds_word_ends_a_segment_and_the_empty_ones_after_it() {
-    let mut segments = split(10, &[20, 30]);
-    segments.bookmark(revision(10), revision(19)).unwrap();
-    assert_eq!(segments.front(), Some(revision(10)));
-    segments.bookmark(revision(10), revision(33)).unwrap();
-    assert_eq!(segments.next(), None);
-    assert_eq!(segments.front(), Some(revision(30)));
+fn a_watch_at_the_newest_revision_goes_on_alone() {
+    let mut segments = split(10, &[20, 30, 40]);
+    push(&mut segments, 10, [25]);
     segments.bookmark(revision(30), revision(33)).unwrap();
+    assert!(!segments.wants(revision(40)));
+    assert_eq!(handed(&mut segments), Vec::<i64>::new());
+    push(&mut segments, 20, [25, 34]);
+    // What the watch ahead said comes after what was before it.
+    let piece = |at| Piece::Events {
+        events: each([at]),
+        fragment: false,
+    };
+    assert_eq!(segments.next(), Some(piece(25)));
     assert_eq!(segments.next(), Some(Piece::Bookmark(revision(33))));
+    push(&mut segments, 30, [34, 45]);
+    assert_eq!(handed(&mut segments), [34, 45]);
+    assert_eq!(segments.goes_on_after(), None);
+}
+
+#[test]
+fn the_end_of_a_response_that_was_cut_is_no_bookmark() {
+    let mut segments = Segments::new(revision(10));
+    segments.events(revision(10), each([11]), true).unwrap();
+    segments.bookmark(revision(10), revision(33)).unwrap();
+    let whole = |events, fragment| Some(Piece::Events { events, fragment });
+    assert_eq!(segments.next(), whole(each([11]), true));
+    assert_eq!(segments.next(), whole(Vec::new(), false));
+    assert_eq!(segments.next(), None);
 }
 
 #[test]
@@ -111,6 +129,45 @@ fn an_event_where_another_watch_shows_none_is_a_contradiction() {
     push(&mut segments, 20, [25]);
     let said = segments.events(revision(10), each([15, 31]), false);
     assert_eq!(said, Err(Contradiction));
+}
+
+#[test]
+fn the_next_segment_begins_with_the_event_that_ended_the_one_before() {
+    let lost = Err(Contradiction);
+    // Said by the front first, by the watch ahead first, or never.
+    let mut segments = split(10, &[20, 30]);
+    push(&mut segments, 10, [15, 22]);
+    assert_eq!(segments.events(revision(20), each([23]), false), lost);
+    let mut segments = split(10, &[20, 30]);
+    push(&mut segments, 20, [23]);
+    assert_eq!(segments.events(revision(10), each([22]), false), lost);
+    let mut segments = split(10, &[20, 30]);
+    push(&mut segments, 10, [15, 22]);
+    assert_eq!(segments.bookmark(revision(20), revision(22)), lost);
+    // Nothing between the first and the third.
+    let mut segments = split(10, &[20, 30]);
+    push(&mut segments, 20, [35]);
+    assert_eq!(segments.events(revision(10), each([36]), false), lost);
+}
+
+#[test]
+fn a_watch_ahead_that_ends_is_done_without() {
+    let mut segments = split(10, &[20, 30]);
+    push(&mut segments, 30, [33]);
+    assert!(segments.give_up(revision(20)));
+    assert!(!segments.wants(revision(30)));
+    push(&mut segments, 10, [15, 25]);
+    assert_eq!(handed(&mut segments), [15, 25]);
+    assert!(!segments.give_up(revision(10)));
+
+    // The one before had said all: a new watch goes on there.
+    let mut segments = split(10, &[20, 30]);
+    push(&mut segments, 10, [15, 25]);
+    assert!(segments.give_up(revision(20)));
+    assert!(segments.give_up(revision(20)), "nobody wants it");
+    assert_eq!(segments.goes_on_after(), None);
+    assert_eq!(handed(&mut segments), [15]);
+    assert_eq!(segments.goes_on_after(), Some(revision(20)));
 }
 
 #[test]
@@ -161,12 +218,24 @@ fn only_full_responses_and_a_deep_backlog_are_worth_more_watches() {
         segments
     };
     assert_eq!(full().plan(revision(6009)), []);
+    assert_eq!(full().plan(revision(6010)).len(), 5);
     let plan = full().plan(revision(10_010));
     assert_eq!(plan.first(), Some(&revision(1010 + 938)));
     assert_eq!(plan.len(), 9);
     let mut short = Segments::new(revision(10));
     push(&mut short, 10, 11..=1009);
     assert_eq!(short.plan(revision(100_000)), []);
+}
+
+#[test]
+fn pieces_of_a_response_are_measured_together() {
+    let mut segments = Segments::new(revision(10));
+    for from in [11, 511] {
+        let events = each(from..from + 500);
+        segments.events(revision(10), events, from == 11).unwrap();
+    }
+    let plan = segments.plan(revision(10_010));
+    assert_eq!(plan.first(), Some(&revision(1010 + 938)));
 }
 
 #[test]
@@ -180,8 +249,73 @@ fn what_runs_ahead_is_bounded_in_watches_and_bytes() {
         segments.plan(revision(1_000_000)).len()
     };
     assert_eq!(plan(10), SEGMENTS_MAX);
-    assert_eq!(plan(4096 - EVENT_BYTES), AHEAD_BYTES_MAX / (4096 * 1000));
+    assert_eq!(plan(1000), AHEAD_BYTES_MAX / (1000 * (1000 + EVENT_BYTES)));
     assert_eq!(plan(1 << 20), 0);
+}
+
+#[test]
+fn all_that_waits_is_bounded() {
+    let large = |at| {
+        let bytes = AHEAD_BYTES_MAX / 2 - EVENT_BYTES;
+        vec![Event { at, id: 0, bytes }]
+    };
+    let mut segments = split(10, &[20, 30]);
+    for at in [11, 21] {
+        segments.events(revision(at - 1), large(at), false).unwrap();
+    }
+    assert!(segments.wants(revision(30)));
+    push(&mut segments, 30, [31]);
+    assert!(!segments.wants(revision(30)) && segments.wants(revision(20)));
+    push(&mut segments, 20, [22]);
+    assert!(!segments.wants(revision(20)) && segments.wants(revision(10)));
+}
+
+/// Singles, one of ten revisions in range; then as `after` says, up to the end of
+/// the first segment.
+fn after_a_change(after: impl Iterator<Item = i64>, bytes: usize) -> Segments<Event> {
+    let mut segments = Segments::new(revision(10));
+    push(&mut segments, 10, (0..1000).map(|n| 20 + 10 * n));
+    handed(&mut segments);
+    let newest = revision(1_000_000);
+    let plan = segments.plan(newest);
+    segments.extend(&plan, newest);
+    let events = after.map(|at| Event { at, id: 0, bytes }).collect();
+    segments.events(revision(10), events, false).unwrap();
+    handed(&mut segments);
+    segments
+}
+
+#[test]
+fn a_segment_that_turns_out_too_long_is_planned_anew() {
+    let segments = after_a_change(10_011..=11_010, 10);
+    assert!(!segments.runs_ahead());
+    let plan = segments.plan(revision(1_000_000));
+    assert_eq!(plan.first(), Some(&revision(11_010 + 938)));
+}
+
+#[test]
+fn what_ends_a_segment_tells_of_the_next_ones() {
+    // One of a hundred: 94 and six more.
+    let mut segments = after_a_change((0..100).map(|n| 10_020 + 100 * n), 10);
+    assert_eq!(segments.density.unwrap().revisions, 99_010);
+    // Too heavy for more than one watch.
+    segments = after_a_change((0..1000).map(|n| 10_020 + 10 * n), 2000);
+    segments.restart(revision(20_000));
+    assert_eq!(segments.plan(revision(1_000_000)), []);
+    // Too few to tell.
+    segments = after_a_change((0..99).map(|n| 10_020 + 1000 * n), 10);
+    assert_eq!(segments.density.unwrap().revisions, 9991);
+}
+
+#[test]
+fn revisions_at_the_end_of_numbers_do_no_harm() {
+    let mut segments = Segments::new(revision(1));
+    let events: Vec<_> = (0..1000).map(|n| n * (i64::MAX / 1000) + 2).collect();
+    push(&mut segments, 1, events);
+    let newest = revision(i64::MAX);
+    assert_eq!(segments.plan(newest), []);
+    segments.extend(&[newest], newest);
+    assert!(segments.wants(newest));
 }
 
 #[test]
@@ -196,219 +330,4 @@ fn the_last_segment_is_open_ended_only_near_the_newest_revision() {
     };
     assert!(open_end(20_000));
     assert!(!open_end(200_000));
-}
-
-/// What etcd has, and how far each watch has come.
-#[derive(Debug)]
-struct World {
-    history: Vec<Event>,
-    said_up_to: BTreeMap<Revision, i64>,
-    segments: Segments<Event>,
-    handed: Vec<Event>,
-}
-
-/// Anything that can happen to the watch that `which` picks.
-#[derive(Debug, Clone)]
-enum Step {
-    Say {
-        which: usize,
-        revisions: usize,
-        cut: Option<usize>,
-    },
-    Certify {
-        which: usize,
-    },
-    Repeat {
-        which: usize,
-        back: i64,
-    },
-    Hand,
-    Collapse,
-    Extend(Vec<i64>),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let which = any::<usize>();
-    prop_oneof![
-        6 => (which, 1..6_usize, proptest::option::of(0..8_usize))
-            .prop_map(|(which, revisions, cut)| Step::Say { which, revisions, cut }),
-        2 => which.prop_map(|which| Step::Certify { which }),
-        1 => (which, 1..20_i64).prop_map(|(which, back)| Step::Repeat { which, back }),
-        4 => Just(Step::Hand),
-        1 => Just(Step::Collapse),
-        1 => vec(1..15_i64, 1..5).prop_map(Step::Extend),
-    ]
-}
-
-impl World {
-    fn new(gaps: &[(i64, usize, bool)]) -> Self {
-        let mut at = 10;
-        let mut history = Vec::new();
-        for &(gap, count, is_large) in gaps {
-            at += gap;
-            let bytes = if is_large { AHEAD_BYTES_MAX / 3 } else { 10 };
-            history.extend((0..count).map(|id| Event { at, id, bytes }));
-        }
-        Self {
-            history,
-            said_up_to: BTreeMap::new(),
-            segments: Segments::new(revision(10)),
-            handed: Vec::new(),
-        }
-    }
-
-    fn newest(&self) -> i64 {
-        self.history.last().map_or(10, |event| event.at)
-    }
-
-    /// A watch that is open, and how far it has come.
-    fn pick(&self, which: usize) -> Option<(Revision, i64)> {
-        let open: Vec<_> = self
-            .segments
-            .queue
-            .iter()
-            .filter(|it| !it.is_said)
-            .collect();
-        let after = open.get(which.checked_rem(open.len())?)?.after;
-        Some((after, *self.said_up_to.get(&after).unwrap_or(&after.get())))
-    }
-
-    fn take(&mut self, step: &Step) {
-        match step {
-            Step::Say {
-                which,
-                revisions,
-                cut,
-            } => {
-                let Some((after, from)) = self.pick(*which) else {
-                    return;
-                };
-                let mut ahead: Vec<i64> = self
-                    .history
-                    .iter()
-                    .map(|it| it.at)
-                    .filter(|&at| at > from)
-                    .collect();
-                ahead.dedup();
-                let Some(&to) = ahead.get((*revisions).min(ahead.len()).wrapping_sub(1)) else {
-                    return;
-                };
-                let said: Vec<_> = self
-                    .history
-                    .iter()
-                    .copied()
-                    .filter(|it| it.at > from && it.at <= to)
-                    .collect();
-                let (first, rest) = said.split_at(cut.unwrap_or(0).min(said.len()));
-                if cut.is_some() {
-                    self.segments.events(after, first.to_vec(), true).unwrap();
-                }
-                self.segments.events(after, rest.to_vec(), false).unwrap();
-                self.said_up_to.insert(after, to);
-            }
-            Step::Certify { which } => {
-                let newest = self.newest();
-                if let Some((after, from)) = self.pick(*which)
-                    && from >= newest
-                {
-                    self.segments.bookmark(after, revision(newest)).unwrap();
-                }
-            }
-            Step::Repeat { which, back } => {
-                let Some((after, from)) = self.pick(*which) else {
-                    return;
-                };
-                let again = self.history.iter().copied();
-                let again = again
-                    .filter(|it| it.at <= from && it.at > from - back)
-                    .collect();
-                self.segments.events(after, again, false).unwrap();
-            }
-            Step::Hand => self.hand(),
-            Step::Collapse => self.segments.collapse(),
-            Step::Extend(gaps) => {
-                self.go_on();
-                let Some(last) = self.segments.queue.back() else {
-                    return;
-                };
-                if last.is_said || last.until.is_some() {
-                    return;
-                }
-                // As far as the watch has come: behind that nobody starts.
-                let mut at = self.pick(usize::MAX).map_or(0, |_| {
-                    last.after
-                        .get()
-                        .max(*self.said_up_to.get(&last.after).unwrap_or(&0))
-                });
-                let starts: Vec<_> = gaps
-                    .iter()
-                    .map(|gap| {
-                        at += gap;
-                        revision(at)
-                    })
-                    .collect();
-                self.segments.extend(&starts, revision(1));
-            }
-        }
-        // As its caller does: a watch that is not wanted any more is closed.
-        let segments = &self.segments;
-        self.said_up_to.retain(|&after, _| segments.wants(after));
-        self.check_shape();
-    }
-
-    fn go_on(&mut self) {
-        if let Some(after) = self.segments.goes_on_after() {
-            self.segments.restart(after);
-        }
-    }
-
-    /// As a subscriber's state machine takes it: whole revisions once.
-    fn hand(&mut self) {
-        while let Some(piece) = self.segments.next() {
-            let Piece::Events { events, .. } = piece else {
-                continue;
-            };
-            for event in events {
-                let last = self.handed.last().map_or((0, 0), |it| (it.at, it.id));
-                if (event.at, event.id) > last {
-                    self.handed.push(event);
-                }
-            }
-        }
-        assert_eq!(self.handed, self.history[..self.handed.len()]);
-        self.go_on();
-    }
-
-    fn check_shape(&self) {
-        let queue = &self.segments.queue;
-        for (one, next) in queue.iter().zip(queue.iter().skip(1)) {
-            assert_eq!(one.until, Some(next.after));
-        }
-        assert!(!queue.is_empty());
-        let ahead: usize = queue.iter().skip(1).map(|it| it.waiting_bytes).sum();
-        assert!(ahead <= AHEAD_BYTES_MAX);
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-    #[test]
-    fn it_is_what_one_watch_says(
-        gaps in vec((1..8_i64, 1..4_usize, proptest::bool::weighted(0.05)), 0..40),
-        steps in vec(step(), 0..120),
-    ) {
-        let mut world = World::new(&gaps);
-        for step in &steps {
-            world.take(step);
-        }
-        // In the end every watch says all it has, as etcd's do.
-        for _ in 0..=world.history.len() * 4 {
-            world.take(&Step::Hand);
-            for which in 0..SEGMENTS_MAX {
-                world.take(&Step::Say { which, revisions: 3, cut: None });
-            }
-        }
-        world.take(&Step::Hand);
-        prop_assert_eq!(&world.handed, &world.history);
-    }
 }
