@@ -15,6 +15,7 @@ mod admin;
 mod atomicity;
 mod cluster;
 mod compaction;
+mod deep_history;
 mod drain;
 mod edges;
 mod errors;

@@ -6,6 +6,8 @@ mod breaking;
 mod harness;
 mod opening;
 mod probing;
+mod scripted;
+mod segments;
 mod server;
 mod snapshots;
 mod tls;
