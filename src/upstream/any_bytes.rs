@@ -3,10 +3,14 @@
 //! are the properties; random bytes come from the tests below and from the
 //! fuzz targets.
 
+use std::collections::VecDeque;
+
+use bytes::Bytes;
 use prost::Message;
 
 use super::{
     convert,
+    pieces::{Cutter, FRAGMENT, PREFIX_BYTES},
     watch::{Said, read_response},
 };
 use crate::{
@@ -46,6 +50,43 @@ pub fn watch_response(bytes: &[u8]) {
     }
 }
 
+/// Of a large message of a watch that is cut while its bytes arrive: it is
+/// refused, or the pieces, of which all but the last are marked, are the message.
+///
+/// # Panics
+/// If the property does not hold.
+pub fn cut_message(bytes: &[u8]) {
+    let Some((&chance, message)) = bytes.split_first() else {
+        return;
+    };
+    let (piece_bytes, at_a_time) = (1 + chance as usize % 16, 1 + chance as usize / 16);
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    let body = [&[0], &length.to_be_bytes()[..], message].concat();
+    let mut cutter = Cutter::new(piece_bytes);
+    let mut out = VecDeque::new();
+    for part in body.chunks(at_a_time) {
+        if cutter.cut(Bytes::copy_from_slice(part), &mut out).is_err() {
+            return;
+        }
+    }
+    let out: Vec<u8> = out.into_iter().flatten().collect();
+    let (mut rest, mut joined, mut was_marked) = (&out[..], Vec::new(), true);
+    while let Some((&[0, a, b, c, d], after)) = rest.split_first_chunk::<PREFIX_BYTES>() {
+        assert!(was_marked, "more after the last");
+        let (piece, after) = after.split_at(u32::from_be_bytes([a, b, c, d]) as usize);
+        was_marked = piece.ends_with(FRAGMENT);
+        joined.extend(piece);
+        rest = after;
+        if !rest.is_empty() {
+            joined.truncate(joined.len() - FRAGMENT.len());
+        }
+    }
+    assert!(rest.is_empty());
+    // What says itself that it is a fragment may say so once more.
+    let again = joined.strip_suffix(FRAGMENT);
+    assert!(joined == message || again == Some(message), "not what came");
+}
+
 /// Of a page of a snapshot.
 ///
 /// # Panics
@@ -57,7 +98,7 @@ pub fn range_response(bytes: &[u8]) {
     if let Ok(header) = convert::header(response.header.as_ref()) {
         assert!(header.revision.get() > 0);
     }
-    let first = bytes::Bytes::from_static(b"a");
+    let first = Bytes::from_static(b"a");
     match convert::key_after_page(&first, &response.kvs) {
         Ok(Some(next)) => {
             assert!(
@@ -75,7 +116,6 @@ pub fn range_response(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
@@ -140,6 +180,7 @@ mod tests {
         fn any_bytes_are_refused_or_have_keys_and_revisions(bytes in vec(any::<u8>(), 0..200)) {
             watch_response(&bytes);
             range_response(&bytes);
+            cut_message(&bytes);
         }
 
         #[test]
@@ -147,7 +188,7 @@ mod tests {
             header in header(),
             events in vec(event(), 0..4),
             flags in (any::<bool>(), any::<bool>(), any::<bool>()),
-            numbers in (number(), number()),
+            (numbers, chance) in ((number(), number()), any::<u8>()),
             damage in prop::option::weighted(0.2, any::<prop::sample::Index>()),
         ) {
             let response = WatchResponse {
@@ -160,7 +201,9 @@ mod tests {
                 compact_revision: numbers.1,
                 ..WatchResponse::default()
             };
-            watch_response(&cut(response.encode_to_vec(), damage));
+            let bytes = cut(response.encode_to_vec(), damage);
+            watch_response(&bytes);
+            cut_message(&[&[chance], &bytes[..]].concat());
         }
 
         #[test]

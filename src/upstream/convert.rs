@@ -149,4 +149,18 @@ mod tests {
         let values = [&events[0].kv, &events[0].prev_kv].map(|kv| kv.as_ref().unwrap().value.len());
         assert_eq!(values, [0, 0]);
     }
+
+    #[test]
+    fn keys_only_keeps_no_message_in_memory() {
+        let message = Bytes::from(vec![7; 1 << 20]);
+        let pair = KeyValue {
+            key: message.slice(..3),
+            mod_revision: 1,
+            value: message.slice(3..),
+            ..KeyValue::default()
+        };
+        let events = events(vec![event(Some(pair))], true).unwrap();
+        assert_eq!(events[0].kv.as_ref().unwrap().key, [7; 3][..]);
+        assert!(message.is_unique());
+    }
 }

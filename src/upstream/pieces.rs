@@ -23,9 +23,9 @@ use tower::{ServiceExt, util::MapResponse};
 /// Messages above it are cut, into pieces that are one event larger at most.
 const PIECE_BYTES: usize = 128 << 10;
 /// A compression flag and the message's length.
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 /// `WatchResponse.fragment = true`.
-const FRAGMENT: &[u8] = &[7 << 3, 1];
+pub(super) const FRAGMENT: &[u8] = &[7 << 3, 1];
 /// The most that a field's key or a length takes.
 const VARINT_BYTES_MAX: usize = 10;
 
@@ -37,7 +37,7 @@ pub(super) fn in_pieces(channel: Channel) -> InPieces {
     channel.map_response(|response| {
         response.map(|body| Pieces {
             body,
-            cutter: Cutter::default(),
+            cutter: Cutter::new(PIECE_BYTES),
             ready: VecDeque::new(),
         })
     })
@@ -90,11 +90,12 @@ impl http_body::Body for Pieces {
 
 /// The bytes are not what gRPC and protobuf prescribe.
 #[derive(Debug, PartialEq, Eq)]
-struct Garbled;
+pub(super) struct Garbled;
 
 /// Where in the stream of bytes it is.
-#[derive(Debug, Default)]
-struct Cutter {
+#[derive(Debug)]
+pub(super) struct Cutter {
+    piece_bytes: usize,
     /// Of a message that is passed on as it is, what is still to come.
     passing: usize,
     /// The large message that is being cut.
@@ -114,7 +115,20 @@ struct Large {
 }
 
 impl Cutter {
-    fn cut(&mut self, mut data: Bytes, out: &mut VecDeque<Bytes>) -> Result<(), Garbled> {
+    pub(super) fn new(piece_bytes: usize) -> Self {
+        Self {
+            piece_bytes,
+            passing: 0,
+            large: None,
+            kept: BytesMut::new(),
+        }
+    }
+
+    pub(super) fn cut(
+        &mut self,
+        mut data: Bytes,
+        out: &mut VecDeque<Bytes>,
+    ) -> Result<(), Garbled> {
         while !data.is_empty() {
             if self.passing > 0 {
                 let part = data.split_to(self.passing.min(data.len()));
@@ -124,7 +138,7 @@ impl Cutter {
                 let part = data.split_to(large.to_come.min(data.len()));
                 large.to_come -= part.len();
                 self.kept.extend_from_slice(&part);
-                if large.take_fields(&mut self.kept, out)? {
+                if large.take_fields(self.piece_bytes, &mut self.kept, out)? {
                     self.large = None;
                 }
             } else {
@@ -144,7 +158,7 @@ impl Cutter {
         };
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let prefix = self.kept.split().freeze();
-        if compressed == 0 && length > PIECE_BYTES {
+        if compressed == 0 && length > self.piece_bytes {
             self.large = Some(Large {
                 to_come: length,
                 ..Large::default()
@@ -160,6 +174,7 @@ impl Large {
     /// Passes on what is a piece. Whether that was the last.
     fn take_fields(
         &mut self,
+        piece_bytes: usize,
         kept: &mut BytesMut,
         out: &mut VecDeque<Bytes>,
     ) -> Result<bool, Garbled> {
@@ -170,7 +185,7 @@ impl Large {
                 self.pass_on(kept, self.is_fragment, out);
                 return Ok(true);
             }
-            if self.whole >= PIECE_BYTES {
+            if self.whole >= piece_bytes {
                 self.pass_on(kept, true, out);
                 continue;
             }
@@ -271,7 +286,7 @@ mod tests {
 
     /// The messages that come out when `bytes` arrive so many at a time.
     fn pieces(bytes: &[u8], at_a_time: usize) -> Result<Vec<WatchResponse>, Garbled> {
-        let mut cutter = Cutter::default();
+        let mut cutter = Cutter::new(PIECE_BYTES);
         let mut out = VecDeque::new();
         for part in bytes.chunks(at_a_time) {
             cutter.cut(Bytes::copy_from_slice(part), &mut out)?;
@@ -319,7 +334,7 @@ mod tests {
     #[test]
     fn a_large_message_is_held_by_no_more_than_a_piece() {
         let bytes = framed(&[response(&[1000; 10_000], false)]);
-        let mut cutter = Cutter::default();
+        let mut cutter = Cutter::new(PIECE_BYTES);
         let mut out = VecDeque::new();
         for part in bytes.chunks(16_384) {
             cutter.cut(Bytes::copy_from_slice(part), &mut out).unwrap();

@@ -35,6 +35,8 @@ type Script = dyn Fn(&WatchCreateRequest) -> (Said, bool) + Send + Sync;
 struct Scripted {
     script: Arc<Script>,
     created: Arc<Mutex<Vec<WatchCreateRequest>>>,
+    /// All is compacted in the moment in which the first watch ahead is created.
+    compacts: bool,
 }
 
 fn header() -> Option<ResponseHeader> {
@@ -117,6 +119,10 @@ impl Kv for Scripted {
     type RangeStreamStream = stream::Pending<Result<RangeStreamResponse, Status>>;
 
     async fn range(&self, _: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        if self.compacts && self.ahead() > 0 {
+            let compacted = "etcdserver: mvcc: required revision has been compacted";
+            return Err(Status::out_of_range(compacted));
+        }
         Ok(Response::new(RangeResponse {
             header: header(),
             ..RangeResponse::default()
@@ -136,25 +142,35 @@ impl Kv for Scripted {
 }
 
 impl Scripted {
+    fn new(script: impl Fn(&WatchCreateRequest) -> (Said, bool) + Send + Sync + 'static) -> Self {
+        Self {
+            script: Arc::new(script),
+            created: Arc::default(),
+            compacts: false,
+        }
+    }
+
     /// With an upstream that uses it.
     async fn start(
         script: impl Fn(&WatchCreateRequest) -> (Said, bool) + Send + Sync + 'static,
     ) -> (Self, Etcd) {
-        let scripted = Self {
-            script: Arc::new(script),
-            created: Arc::default(),
-        };
+        let scripted = Self::new(script);
+        let etcd = scripted.serve().await;
+        (scripted, etcd)
+    }
+
+    async fn serve(&self) -> Etcd {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let router = Server::builder()
-            .add_service(WatchServer::new(scripted.clone()))
-            .add_service(KvServer::new(scripted.clone()));
+            .add_service(WatchServer::new(self.clone()))
+            .add_service(KvServer::new(self.clone()));
         tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
         let config = EtcdConfig {
             endpoints: vec![endpoint],
             ..EtcdConfig::default()
         };
-        (scripted, Etcd::connect(config).unwrap())
+        Etcd::connect(config).unwrap()
     }
 
     /// How many were created ahead of another: only these ask for fragments.
@@ -233,13 +249,29 @@ async fn ends(etcd: &Etcd) -> (i64, Item) {
     }
 }
 
+/// Watches ahead lose their first event, as where etcd compacts it.
+fn lossy(create: &WatchCreateRequest) -> (Said, bool) {
+    let mut said = vec![Ok(created())];
+    said.extend(history(create.start_revision + i64::from(create.fragment)));
+    (said, false)
+}
+
+#[tokio::test]
+async fn what_is_compacted_while_watches_ahead_are_created_is_left_to_the_front() {
+    let scripted = Scripted {
+        compacts: true,
+        ..Scripted::new(lossy)
+    };
+    let etcd = scripted.serve().await;
+    let (mut watch, _) = open(&etcd, spec("a/", 1)).await;
+    let count = usize::try_from(NEWEST - 1).unwrap();
+    let (found, _) = events(&mut watch, count).await;
+    assert!(found.iter().map(|(at, _)| *at).eq(2..=NEWEST));
+    assert!(scripted.ahead() > 5);
+}
+
 #[tokio::test]
 async fn a_watch_ahead_that_lost_its_first_event_is_not_believed() {
-    let lossy = |create: &WatchCreateRequest| {
-        let mut said = vec![Ok(created())];
-        said.extend(history(create.start_revision + i64::from(create.fragment)));
-        (said, false)
-    };
     let (scripted, etcd) = Scripted::start(lossy).await;
     let (reached, last) = ends(&etcd).await;
     assert!(matches!(last, Item::Lost), "{last:?}");

@@ -123,20 +123,20 @@ async fn a_history_of_every_density_comes_as_etcd_says_it() {
     let server = Server::start(&[]).await;
     let first = server.put(&[("a/0", "x")]).await;
     let foreign = |n: usize| vec![format!("b/{n}")];
-    singles(&server, 8_000).await;
-    let many = |n: usize| (0..128).map(|k| format!("a/{n:03}/{k:03}")).collect();
-    write(&server, 300, many).await;
-    write(&server, 6_000, foreign).await;
     singles(&server, 7_000).await;
+    let many = |n: usize| (0..128).map(|k| format!("a/{n:03}/{k:03}")).collect();
+    write(&server, 150, many).await;
+    write(&server, 5_000, foreign).await;
+    singles(&server, 5_000).await;
     let one_in_five = |n: usize| match n % 5 {
         0 => vec![format!("a/{:03}", n % 1000), "a/both".to_owned()],
         _ => foreign(n),
     };
-    write(&server, 10_000, one_in_five).await;
-    singles(&server, 2_000).await;
+    write(&server, 6_000, one_in_five).await;
+    singles(&server, 1_000).await;
     let last = server.put(&[("a/last", "x")]).await;
     // Nothing in range at the end.
-    write(&server, 6_000, foreign).await;
+    write(&server, 5_000, foreign).await;
     let before = watches(&server).await;
     let etcd = Etcd::connect(server.config()).unwrap();
     let (mut watch, _) = open(&etcd, spec("a/", first)).await;
