@@ -228,7 +228,7 @@ impl<E: Item> Segments<E> {
     }
 
     /// The next to hand on.
-    pub fn next(&mut self) -> Option<Piece<E>> {
+    pub fn next_piece(&mut self) -> Option<Piece<E>> {
         loop {
             let front = self.queue.front_mut()?;
             if let Some((piece, _)) = front.waiting.pop_front() {

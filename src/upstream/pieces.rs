@@ -17,8 +17,8 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use prost::encoding::{WireType, decode_key, decode_varint};
-use tonic::{Status, body::Body, codegen::http::Response, transport::Channel};
-use tower::{ServiceExt, util::MapResponse};
+use tonic::{body::Body, codegen::http::Response, transport::Channel};
+use tower::{BoxError, ServiceExt, util::MapResponse};
 
 /// Messages above it are cut, into pieces that are one event larger at most.
 const PIECE_BYTES: usize = 128 << 10;
@@ -53,12 +53,12 @@ pub(super) struct Pieces {
 
 impl http_body::Body for Pieces {
     type Data = Bytes;
-    type Error = Status;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
             if let Some(data) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -67,13 +67,12 @@ impl http_body::Body for Pieces {
             let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => {
-                    if this.cutter.cut(data, &mut this.ready).is_err() {
-                        let status = Status::internal("a watch's answer is no message");
-                        return Poll::Ready(Some(Err(status)));
+                    if let Err(garbled) = this.cutter.cut(data, &mut this.ready) {
+                        return Poll::Ready(Some(Err(garbled.into())));
                     }
                 }
                 Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
-                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                Some(Err(status)) => return Poll::Ready(Some(Err(status.into()))),
                 None => return Poll::Ready(None),
             }
         }
@@ -89,7 +88,8 @@ impl http_body::Body for Pieces {
 }
 
 /// The bytes are not what gRPC and protobuf prescribe.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what a watch says is no message")]
 pub(super) struct Garbled;
 
 /// Where in the stream of bytes it is.

@@ -165,7 +165,7 @@ impl Running {
                     self.take_in(after, said)?;
                 }
             }
-            if let Some(piece) = self.segments.next() {
+            if let Some(piece) = self.segments.next_piece() {
                 self.handed_at = Instant::now();
                 return Ok(match piece {
                     Piece::Events { events, fragment } => UpstreamItem::Events { events, fragment },

@@ -53,7 +53,7 @@ fn split(after: i64, starts: &[i64]) -> Segments<Event> {
 
 fn handed(segments: &mut Segments<Event>) -> Vec<i64> {
     let mut revisions = Vec::new();
-    while let Some(piece) = segments.next() {
+    while let Some(piece) = segments.next_piece() {
         if let Piece::Events { events, .. } = piece {
             revisions.extend(events.iter().map(|event| event.at));
         }
@@ -105,8 +105,8 @@ fn a_watch_at_the_newest_revision_goes_on_alone() {
         events: each([at]),
         fragment: false,
     };
-    assert_eq!(segments.next(), Some(piece(25)));
-    assert_eq!(segments.next(), Some(Piece::Bookmark(revision(33))));
+    assert_eq!(segments.next_piece(), Some(piece(25)));
+    assert_eq!(segments.next_piece(), Some(Piece::Bookmark(revision(33))));
     push(&mut segments, 30, [34, 45]);
     assert_eq!(handed(&mut segments), [34, 45]);
     assert_eq!(segments.goes_on_after(), None);
@@ -118,9 +118,9 @@ fn the_end_of_a_response_that_was_cut_is_no_bookmark() {
     segments.events(revision(10), each([11]), true).unwrap();
     segments.bookmark(revision(10), revision(33)).unwrap();
     let whole = |events, fragment| Some(Piece::Events { events, fragment });
-    assert_eq!(segments.next(), whole(each([11]), true));
-    assert_eq!(segments.next(), whole(Vec::new(), false));
-    assert_eq!(segments.next(), None);
+    assert_eq!(segments.next_piece(), whole(each([11]), true));
+    assert_eq!(segments.next_piece(), whole(Vec::new(), false));
+    assert_eq!(segments.next_piece(), None);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn a_revision_is_whole_where_its_segment_ends() {
     let mut segments = split(10, &[20]);
     let fragment = segments.events(revision(10), each([20]), true);
     fragment.unwrap();
-    let whole = |segments: &mut Segments<_>| match segments.next() {
+    let whole = |segments: &mut Segments<_>| match segments.next_piece() {
         Some(Piece::Events { fragment, .. }) => !fragment,
         other => panic!("{other:?}"),
     };

@@ -216,7 +216,7 @@ impl World {
 
     /// As a subscriber's state machine takes it: whole revisions once.
     fn hand(&mut self) {
-        while let Some(piece) = self.segments.next() {
+        while let Some(piece) = self.segments.next_piece() {
             match piece {
                 Piece::Events { events, .. } => {
                     for event in events {
