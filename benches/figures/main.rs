@@ -3,6 +3,13 @@
 //!
 //! Nothing here is a test: machines differ, ratios less so. Each figure is the
 //! median of `RUNS` (5) runs, in which both sides do the same work in turn.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::unused_async,
+    reason = "a bench that cannot go on ends"
+)]
 
 mod acks;
 mod catch_up;
