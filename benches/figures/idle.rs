@@ -1,69 +1,79 @@
 //! What subscriptions cost of which nothing happens.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use watchmark::proto::watchmark::v1::{SubscribeRequest, subscribe_response::Message};
+use watchmark::proto::watchmark::v1::SubscribeRequest;
 
 use crate::{
-    measure::{cpu, resident_mib},
-    stage::{Stage, new_client_id, next},
-    table::Table,
+    measure::{Load, median, resident, runs},
+    stage::{Stage, new_client_id},
+    table::{Bar::AtMost, Table},
 };
 
 const CONNECTIONS: usize = 50;
+/// What is left of opening them is over.
+const SETTLED: Duration = Duration::from_secs(15);
+/// Twice the default --progress-interval: asking etcd for progress is in it.
+const LASTING: Duration = Duration::from_secs(20);
 
 pub(crate) async fn figures(table: &mut Table) {
-    let flags = ["--max-subscriptions=6000", "--max-connections-per-peer=200"];
-    let stage = Stage::new(&flags).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let empty = resident_mib(stage.pid());
+    let stage = Stage::new(&[]).await;
+    let streams = stage.open(1000, CONNECTIONS, alone).await;
+    tokio::time::sleep(SETTLED).await;
+    let (mut own, mut etcd) = (Vec::new(), Vec::new());
+    for _ in 0..runs() {
+        let loads = [stage.pid(), stage.etcd_pid()].map(Load::of);
+        tokio::time::sleep(LASTING).await;
+        own.push(loads[0].percent());
+        etcd.push(loads[1].percent());
+    }
     table.row(
-        "memory, no subscription",
-        "<= 9 MB",
-        format!("{:.1} MB", empty * 1.048_576),
+        "CPU, 1,000 idle subscriptions, default settings",
+        median(own),
+        "%",
+        AtMost(1.0),
+        format!("of a core; {:.1} % of etcd", median(etcd)),
+    );
+    drop((streams, stage));
+
+    let (mut empty, mut each, mut of_etcd) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..runs() {
+        const COUNT: usize = 5000;
+        let stage = Stage::new(&["--max-subscriptions=5000"]).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let pids = [stage.pid(), stage.etcd_pid()];
+        let before = pids.map(resident);
+        let streams = stage.open(COUNT, CONNECTIONS, alone).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let after = pids.map(resident);
+        let grown = |at: usize| (after[at] - before[at]) / COUNT as f64 / 1e3;
+        empty.push(before[0] / 1e6);
+        each.push(grown(0));
+        of_etcd.push(grown(1));
+        drop(streams);
+    }
+    table.row(
+        "memory without subscriptions",
+        median(empty),
+        "MB",
+        AtMost(9.0),
         "resident memory of watchmark".to_owned(),
     );
-    let mut streams = Vec::new();
-    open(&stage, &mut streams, 1000).await;
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    let (before, began) = (cpu(stage.pid()), Instant::now());
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let used = (cpu(stage.pid()) - before).as_secs_f64() / began.elapsed().as_secs_f64();
-    table.row(
-        "CPU, 1,000 idle subscriptions",
-        "<= 1 %",
-        format!("{:.1} %", used * 100.0),
-        "of a core, over a minute".to_owned(),
-    );
-    open(&stage, &mut streams, 5000).await;
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    let per = (resident_mib(stage.pid()) - empty) * 1024.0 / 5000.0;
     table.row(
         "memory per idle subscription, 5,000 of them",
-        "<= 16 KB",
-        format!("{:.1} KB", per * 1.024),
-        format!("on {CONNECTIONS} connections, each of a range of its own"),
+        median(each),
+        "KB",
+        AtMost(16.0),
+        format!("on {CONNECTIONS} connections; {:.0} KB of etcd", median(of_etcd)),
     );
 }
 
-type Streams = Vec<tonic::Streaming<watchmark::proto::watchmark::v1::SubscribeResponse>>;
-
-/// Up to `count`, each live.
-async fn open(stage: &Stage, streams: &mut Streams, count: usize) {
-    let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
-        clients.push(stage.watchmark.client().await);
-    }
-    while streams.len() < count {
-        let client_id = new_client_id();
-        let request = SubscribeRequest {
-            prefix: format!("idle/{client_id}/").into(),
-            client_id,
-            ..SubscribeRequest::default()
-        };
-        let api = &mut clients[streams.len() % CONNECTIONS];
-        let mut stream = api.subscribe(request).await.unwrap().into_inner();
-        while !matches!(next(&mut stream).await, Message::SnapshotEnd(_)) {}
-        streams.push(stream);
+/// A range of its own.
+fn alone() -> SubscribeRequest {
+    let client_id = new_client_id();
+    SubscribeRequest {
+        prefix: format!("idle/{client_id}/").into(),
+        client_id,
+        ..SubscribeRequest::default()
     }
 }

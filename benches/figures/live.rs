@@ -1,147 +1,160 @@
-//! Events as they happen, at 1,000 puts a second.
-
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
-
-use etcd_client::Client;
-use tokio::task::JoinHandle;
-use watchmark::proto::watchmark::v1::subscribe_response::Message;
+//! Events as they happen.
 
 use crate::{
-    measure::{cpu, median, percentile, runs},
-    stage::{Stage, direct_watch, next, subscribe},
-    table::Table,
+    measure::{Load, median, percentile, runs},
+    stage::{
+        Arrivals, Stage, all_after, direct_arrivals, direct_watch, events_of, later, live,
+        relayed_arrivals, subscribe, write,
+    },
+    table::{
+        Bar::{AtMost, ForScale},
+        Table,
+    },
 };
 
 /// One measurement.
-const SECONDS: u64 = 6;
-pub(crate) const VALUE_BYTES: usize = 256;
+const SECONDS: f64 = 6.0;
 
-/// One subscriber beside one direct watch, each event paired by its revision.
+/// 1,000 puts a second of 256 B, one subscriber.
 pub(crate) async fn one(table: &mut Table) {
     let stage = Stage::new(&[]).await;
-    let (mut p50, mut p99, mut used) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..runs() {
-        let head = stage.etcd.head().await;
-        let count = SECONDS as usize * 1000;
-        let mut client = stage.etcd.client().await;
-        let mut watch = direct_watch(&mut client, head, false).await;
-        let mut stream = subscribe(&mut stage.watchmark.client().await, head).await;
-        // Both are live before the first put.
-        while !matches!(next(&mut stream).await, Message::State(it) if it.state().as_str_name() == "STREAM_STATE_LIVE")
-        {
-        }
-        let direct = tokio::spawn(async move {
-            let mut at = HashMap::new();
-            while at.len() < count {
-                let response = watch.message().await.unwrap().unwrap();
-                let now = Instant::now();
-                at.extend(
-                    response
-                        .events()
-                        .iter()
-                        .map(|it| (it.kv().unwrap().mod_revision(), now)),
-                );
-            }
-            at
-        });
-        let relayed = tokio::spawn(async move {
-            let mut at = HashMap::new();
-            while at.len() < count {
-                let message = next(&mut stream).await;
-                let now = Instant::now();
-                if let Message::Events(events) = message {
-                    at.extend(
-                        events
-                            .events
-                            .iter()
-                            .map(|it| (it.kv.as_ref().unwrap().mod_revision, now)),
-                    );
-                }
-            }
-            at
-        });
-        let before = cpu(stage.pid());
-        let began = Instant::now();
-        writer(stage.etcd.client().await, count).await.unwrap();
-        let (direct, relayed) = (direct.await.unwrap(), relayed.await.unwrap());
-        used.push((cpu(stage.pid()) - before).as_secs_f64() / began.elapsed().as_secs_f64());
-        let mut added: Vec<f64> = relayed
-            .iter()
-            .map(|(revision, at)| micros(*at, direct[revision]))
-            .collect();
-        p50.push(percentile(&mut added, 50.0));
-        p99.push(percentile(&mut added, 99.0));
-    }
-    table.row(
-        "live, 1,000 put/s: added latency p50 / p99",
-        "<= 50 / <= 500 us",
-        format!("{:.0} / {:.0} us", median(&mut p50), median(&mut p99)),
-        format!("{SECONDS} s a run, against a direct watch of the same process"),
+    let runs = measure(&stage, 1000.0, 256).await;
+    let of = format!(
+        "paired event by event with a direct watch; a second direct one: {:.0} / {:.0} us",
+        median(runs.control_p50),
+        median(runs.control_p99)
     );
     table.row(
-        "the same: CPU of watchmark",
-        "<= 8 %",
-        format!("{:.1} %", median(&mut used) * 100.0),
+        "live, 1,000 put/s: added latency, p50",
+        median(runs.p50),
+        "us",
+        AtMost(50.0),
+        of.clone(),
+    );
+    table.row(
+        "live, 1,000 put/s: added latency, p99",
+        median(runs.p99),
+        "us",
+        AtMost(500.0),
+        of,
+    );
+    table.row(
+        "live, 1,000 put/s: CPU of watchmark",
+        median(runs.cpu),
+        "%",
+        AtMost(8.0),
         "of a core".to_owned(),
     );
+}
+
+/// How the cost grows with the size of values.
+pub(crate) async fn sizes(table: &mut Table) {
+    let stage = Stage::new(&[]).await;
+    for (name, bytes, per_second) in [
+        ("64 B", 64, 1000.0),
+        ("1 KiB", 1 << 10, 1000.0),
+        ("16 KiB", 1 << 14, 500.0),
+        ("256 KiB", 1 << 18, 40.0),
+        ("1 MiB", 1 << 20, 10.0),
+    ] {
+        let runs = measure(&stage, per_second, bytes).await;
+        table.row(
+            &format!("live, values of {name}: added latency, p50"),
+            median(runs.p50),
+            "us",
+            ForScale,
+            format!(
+                "p99 {:.0} us; {:.0} us of CPU per event at {per_second}/s",
+                median(runs.p99),
+                median(runs.cpu) * 1e4 / per_second
+            ),
+        );
+    }
+}
+
+/// Of each run.
+#[derive(Default)]
+struct Runs {
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    control_p50: Vec<f64>,
+    control_p99: Vec<f64>,
+    /// Of watchmark, in per cent of a core.
+    cpu: Vec<f64>,
+}
+
+/// Two direct watches and one subscriber, paired by revision.
+async fn measure(stage: &Stage, per_second: f64, value_bytes: usize) -> Runs {
+    let count = (SECONDS * per_second) as usize;
+    let mut measured = Runs::default();
+    for _ in 0..runs() {
+        let head = stage.etcd.head().await;
+        let mut stream = subscribe(&mut stage.watchmark.client().await, head).await;
+        live(&mut stream).await;
+        let watch = async || direct_watch(&mut stage.etcd.client().await, head, false).await;
+        let (direct, control) = (watch().await, watch().await);
+        let direct = direct_arrivals(direct, count);
+        let relayed = relayed_arrivals(stream, count);
+        let control = direct_arrivals(control, count);
+        let load = Load::of(stage.pid());
+        let client = stage.etcd.client().await;
+        let writer = write(client, "bench/", per_second, value_bytes, count);
+        tokio::spawn(writer).await.unwrap();
+        let (direct, relayed) = (direct.await.unwrap(), relayed.await.unwrap());
+        measured.cpu.push(load.percent());
+        let mut added = added(&relayed, &direct);
+        measured.p50.push(percentile(&mut added, 50.0));
+        measured.p99.push(percentile(&mut added, 99.0));
+        let mut added = self::added(&control.await.unwrap(), &direct);
+        measured.control_p50.push(percentile(&mut added, 50.0));
+        measured.control_p99.push(percentile(&mut added, 99.0));
+    }
+    measured
+}
+
+/// How much later each revision arrived, in microseconds.
+fn added(arrivals: &Arrivals, direct: &Arrivals) -> Vec<f64> {
+    // Everything is warm after a sixth of it.
+    let first = direct.keys().min().unwrap() + direct.len() as i64 / 6;
+    let warm = arrivals.iter().filter(|it| *it.0 >= first);
+    warm.map(|(revision, at)| later(*at, direct[revision]) * 1e6)
+        .collect()
 }
 
 /// 50 subscribers of one range, each on a connection of its own.
-pub(crate) async fn fifty(table: &mut Table) {
+pub(crate) async fn fan_out(table: &mut Table) {
+    const SUBSCRIBERS: usize = 50;
     let stage = Stage::new(&[]).await;
-    let mut used = Vec::new();
+    let (mut own, mut etcd) = (Vec::new(), Vec::new());
     for _ in 0..runs() {
         let head = stage.etcd.head().await;
-        let count = SECONDS as usize * 1000;
-        let mut readers = Vec::new();
-        for _ in 0..50 {
-            let mut stream = subscribe(&mut stage.watchmark.client().await, head).await;
-            readers.push(tokio::spawn(async move {
+        let count = (SECONDS * 1000.0) as usize;
+        let streams = stage
+            .open(SUBSCRIBERS, SUBSCRIBERS, || all_after(head))
+            .await;
+        let readers = streams.into_iter().flatten().map(|mut stream| {
+            tokio::spawn(async move {
                 let mut received = 0;
                 while received < count {
-                    received += crate::stage::events_of(&mut stream).await;
+                    received += events_of(&mut stream).await.len();
                 }
-            }));
-        }
-        let before = cpu(stage.pid());
-        let began = Instant::now();
-        writer(stage.etcd.client().await, count).await.unwrap();
+            })
+        });
+        let readers: Vec<_> = readers.collect();
+        let loads = [stage.pid(), stage.etcd_pid()].map(Load::of);
+        let writer = write(stage.etcd.client().await, "bench/", 1000.0, 256, count);
+        tokio::spawn(writer).await.unwrap();
         for reader in readers {
             reader.await.unwrap();
         }
-        used.push((cpu(stage.pid()) - before).as_secs_f64() / began.elapsed().as_secs_f64());
+        own.push(loads[0].percent());
+        etcd.push(loads[1].percent());
     }
     table.row(
         "live, 1,000 put/s, 50 subscribers of one range: CPU of watchmark",
-        "<= 25 %",
-        format!("{:.1} %", median(&mut used) * 100.0),
-        "of a core".to_owned(),
+        median(own),
+        "%",
+        AtMost(25.0),
+        format!("of a core; {:.0} % of etcd", median(etcd)),
     );
-}
-
-/// Puts 1,000 times a second, whatever the answers take.
-pub(crate) fn writer(client: Client, count: usize) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(Duration::from_millis(1));
-        let mut puts = tokio::task::JoinSet::new();
-        for n in 0..count {
-            tick.tick().await;
-            let mut kv = client.kv_client();
-            puts.spawn(async move {
-                let key = format!("bench/{:05}", n % 10_000);
-                kv.put(key, vec![b'v'; VALUE_BYTES], None).await.unwrap();
-            });
-        }
-        puts.join_all().await;
-    })
-}
-
-/// How much later than `b`, in microseconds.
-fn micros(a: Instant, b: Instant) -> f64 {
-    let later = a.saturating_duration_since(b).as_secs_f64();
-    let earlier = b.saturating_duration_since(a).as_secs_f64();
-    (later - earlier) * 1e6
 }

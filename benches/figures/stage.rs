@@ -1,20 +1,25 @@
-//! What the figures are measured on: etcd, watchmark, and one subscriber of
-//! each kind, as an ordinary application writes them.
+//! What the figures are measured on: etcd, watchmark, and subscribers and
+//! writers, as an ordinary application writes them.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
 
-use etcd_client::{Client, TxnOp, WatchOptions};
+use etcd_client::{Client, TxnOp, WatchOptions, WatchStream};
 use futures_util::{StreamExt, stream};
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::{Streaming, transport::Channel};
 use watchmark::proto::watchmark::v1::{
-    AckMode, SubscribeRequest, SubscribeResponse, subscribe_response::Message,
+    AckMode, Event, StreamState, SubscribeRequest, SubscribeResponse, subscribe_response::Message,
     watch_service_client::WatchServiceClient,
 };
 
-use crate::support::{Etcd, Watchmark};
-
-/// How many writes are under way at a time.
-const WRITERS: usize = 200;
+use crate::{
+    measure::seconds,
+    support::{Etcd, Watchmark},
+};
 
 /// One etcd without limits that a benchmark meets, and a sidecar as it comes.
 pub(crate) struct Stage {
@@ -25,22 +30,30 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn new(flags: &[&str]) -> Self {
         let etcd = Etcd::single(&["--quota-backend-bytes=8589934592"]).await;
+        // What it logs by default.
         let flags = [&["--log=info"], flags].concat();
         let watchmark = Watchmark::start(&etcd, &flags).await;
         Self { etcd, watchmark }
     }
 
+    /// Of watchmark.
     pub(crate) fn pid(&self) -> u32 {
         self.watchmark.process().pid()
+    }
+
+    pub(crate) fn etcd_pid(&self) -> u32 {
+        self.etcd.pid(0)
     }
 
     /// `count` puts, a revision each, over 10,000 keys. Returns the revision
     /// before the first.
     pub(crate) async fn put(&self, count: usize, value_bytes: usize) -> i64 {
+        // Large ones in such numbers time out.
+        let writers = if value_bytes < 1 << 16 { 200 } else { 4 };
         let before = self.etcd.head().await;
         let client = &self.etcd.client().await;
         stream::iter(0..count)
-            .for_each_concurrent(WRITERS, |n| async move {
+            .for_each_concurrent(writers, |n| async move {
                 let key = format!("bench/{:05}", n % 10_000);
                 let mut kv = client.kv_client();
                 kv.put(key, vec![b'v'; value_bytes], None).await.unwrap();
@@ -65,8 +78,9 @@ impl Stage {
         before
     }
 
-    /// How long a direct watch takes to receive `count` events from right after `revision`.
-    pub(crate) async fn direct(&self, revision: i64, count: usize, fragment: bool) -> Duration {
+    /// How many seconds a direct watch takes to receive `count` events from
+    /// right after `revision`.
+    pub(crate) async fn direct(&self, revision: i64, count: usize, fragment: bool) -> f64 {
         let mut client = self.etcd.client().await;
         let began = Instant::now();
         let mut watch = direct_watch(&mut client, revision, fragment).await;
@@ -74,19 +88,46 @@ impl Stage {
         while received < count {
             received += watch.message().await.unwrap().unwrap().events().len();
         }
-        began.elapsed()
+        seconds(began.elapsed())
     }
 
-    /// How long a new subscriber takes to receive them through watchmark.
-    pub(crate) async fn relayed(&self, revision: i64, count: usize) -> Duration {
+    /// How many seconds a new subscriber takes to receive them through watchmark.
+    pub(crate) async fn relayed(&self, revision: i64, count: usize) -> f64 {
         let mut api = self.watchmark.client().await;
         let began = Instant::now();
         let mut stream = subscribe(&mut api, revision).await;
         let mut received = 0;
         while received < count {
-            received += events_of(&mut stream).await;
+            received += events_of(&mut stream).await.len();
         }
-        began.elapsed()
+        seconds(began.elapsed())
+    }
+
+    /// Opens `count` subscriptions on at most `connections` connections, each
+    /// live; one list for each connection.
+    pub(crate) async fn open(
+        &self,
+        count: usize,
+        connections: usize,
+        request: impl Fn() -> SubscribeRequest,
+    ) -> Vec<Vec<Streaming<SubscribeResponse>>> {
+        let connections = connections.min(count);
+        let mut opening = JoinSet::new();
+        for at in 0..connections {
+            let mut api = self.watchmark.client().await;
+            let requests = (at..count).step_by(connections).map(|_| request());
+            let requests: Vec<_> = requests.collect();
+            opening.spawn(async move {
+                let mut streams = Vec::new();
+                for request in requests {
+                    let mut stream = api.subscribe(request).await.unwrap().into_inner();
+                    live(&mut stream).await;
+                    streams.push(stream);
+                }
+                streams
+            });
+        }
+        opening.join_all().await
     }
 }
 
@@ -95,7 +136,7 @@ pub(crate) async fn direct_watch(
     client: &mut Client,
     revision: i64,
     fragment: bool,
-) -> etcd_client::WatchStream {
+) -> WatchStream {
     let mut options = WatchOptions::new()
         .with_prefix()
         .with_start_revision(revision + 1);
@@ -111,31 +152,104 @@ pub(crate) async fn subscribe(
     api: &mut WatchServiceClient<Channel>,
     revision: i64,
 ) -> Streaming<SubscribeResponse> {
-    let request = SubscribeRequest {
+    api.subscribe(all_after(revision)).await.unwrap().into_inner()
+}
+
+pub(crate) fn all_after(revision: i64) -> SubscribeRequest {
+    SubscribeRequest {
         client_id: new_client_id(),
         prefix: "bench/".into(),
         resume_after: revision,
         ack_mode: AckMode::Auto.into(),
         ..SubscribeRequest::default()
-    };
-    api.subscribe(request).await.unwrap().into_inner()
+    }
 }
 
 pub(crate) fn new_client_id() -> String {
-    use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("bench-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// How many events the next message has.
-pub(crate) async fn events_of(stream: &mut Streaming<SubscribeResponse>) -> usize {
+/// Until the stream says so.
+pub(crate) async fn live(stream: &mut Streaming<SubscribeResponse>) {
+    while !matches!(next(stream).await, Message::State(it) if it.state() == StreamState::Live) {}
+}
+
+/// What the next message has.
+pub(crate) async fn events_of(stream: &mut Streaming<SubscribeResponse>) -> Vec<Event> {
     match next(stream).await {
-        Message::Events(events) => events.events.len(),
-        _ => 0,
+        Message::Events(events) => events.events,
+        _ => Vec::new(),
     }
 }
 
 pub(crate) async fn next(stream: &mut Streaming<SubscribeResponse>) -> Message {
     let response = stream.message().await.unwrap().unwrap();
     response.message.unwrap()
+}
+
+/// When each revision arrived.
+pub(crate) type Arrivals = HashMap<i64, Instant>;
+
+/// Of the next `count` revisions.
+pub(crate) fn direct_arrivals(mut watch: WatchStream, count: usize) -> JoinHandle<Arrivals> {
+    tokio::spawn(async move {
+        let mut at = Arrivals::with_capacity(count);
+        while at.len() < count {
+            let response = watch.message().await.unwrap().unwrap();
+            let now = Instant::now();
+            let events = response.events().iter();
+            at.extend(events.map(|it| (it.kv().unwrap().mod_revision(), now)));
+        }
+        at
+    })
+}
+
+/// Of the next `count` revisions.
+pub(crate) fn relayed_arrivals(
+    mut stream: Streaming<SubscribeResponse>,
+    count: usize,
+) -> JoinHandle<Arrivals> {
+    tokio::spawn(async move {
+        let mut at = Arrivals::with_capacity(count);
+        while at.len() < count {
+            let events = events_of(&mut stream).await;
+            let now = Instant::now();
+            at.extend(events.iter().map(|it| (it.kv.as_ref().unwrap().mod_revision, now)));
+        }
+        at
+    })
+}
+
+/// When the put of a revision began, and how many seconds it took.
+pub(crate) type Puts = HashMap<i64, (Instant, f64)>;
+
+/// Puts below `prefix` at a steady rate, however long the answers take.
+pub(crate) async fn write(
+    client: Client,
+    prefix: &'static str,
+    per_second: f64,
+    value_bytes: usize,
+    count: usize,
+) -> Puts {
+    let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / per_second));
+    let mut puts = JoinSet::new();
+    for n in 0..count {
+        tick.tick().await;
+        let mut kv = client.kv_client();
+        puts.spawn(async move {
+            let key = format!("{prefix}{:05}", n % 10_000);
+            let value = vec![b'v'; value_bytes];
+            let began = Instant::now();
+            let answer = kv.put(key, value, None).await.unwrap();
+            let took = seconds(began.elapsed());
+            (answer.header().unwrap().revision(), (began, took))
+        });
+    }
+    puts.join_all().await.into_iter().collect()
+}
+
+/// How many seconds later than `b`; negative: earlier.
+pub(crate) fn later(a: Instant, b: Instant) -> f64 {
+    seconds(a.saturating_duration_since(b)) - seconds(b.saturating_duration_since(a))
 }

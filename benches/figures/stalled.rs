@@ -1,98 +1,106 @@
 //! Subscribers that stop reading, beside healthy ones.
 
-use std::time::Instant;
-
-use watchmark::proto::watchmark::v1::subscribe_response::Message;
+use watchmark::proto::watchmark::v1::watch_service_client::WatchServiceClient;
 
 use crate::{
-    live::writer,
-    measure::{forget_peak, median, peak_mib, percentile, runs},
-    stage::{Stage, next, subscribe},
-    table::Table,
+    measure::{MIB, forget_peak, median, median_ratio, peak, percentile, runs},
+    stage::{
+        Stage, all_after, direct_arrivals, direct_watch, later, next, relayed_arrivals, subscribe,
+        write,
+    },
+    table::{
+        Bar::{AtMost, ForScale},
+        Table,
+    },
 };
 
 const HEALTHY: usize = 10;
 const STALLED: usize = 200;
 const COUNT: usize = 5000;
+/// What most gRPC libraries have; tonic's own would take in most of a run.
+const WINDOW_BYTES: u32 = (1 << 16) - 1;
 
 pub(crate) async fn figures(table: &mut Table) {
     let stage = Stage::new(&[]).await;
-    let (mut without, mut beside) = (Vec::new(), Vec::new());
+    let (mut without, mut beside) = (Latencies::default(), Latencies::default());
+    forget_peak(stage.pid());
     for _ in 0..runs() {
-        without.push(healthy_p99(&stage).await);
-        forget_peak(stage.pid());
+        without.push(healthy(&stage).await);
         let head = stage.etcd.head().await;
+        let endpoint = stage.watchmark.endpoint();
+        let endpoint = endpoint.initial_stream_window_size(WINDOW_BYTES);
         let mut stalled = Vec::new();
         for _ in 0..STALLED {
             // Each on a connection of its own; opened, then never read.
-            let mut stream = subscribe(&mut stage.watchmark.client().await, head).await;
+            let mut api = endpoint.connect().await.map(WatchServiceClient::new).unwrap();
+            let mut stream = subscribe(&mut api, head).await;
             next(&mut stream).await;
             stalled.push(stream);
         }
-        beside.push(healthy_p99(&stage).await);
-        drop(stalled);
+        beside.push(healthy(&stage).await);
     }
-    let (without, beside) = (median(&mut without), median(&mut beside));
     table.row(
-        "200 that stop reading: p99 of 10 healthy ones, beside them / without",
-        "<= 1.2",
-        format!("{:.2}", beside / without),
-        format!("{beside:.2} ms / {without:.2} ms behind the first to receive"),
+        "200 that stop reading: p99 of 10 healthy ones beside them / without",
+        median_ratio(&beside.p99, &without.p99),
+        "x",
+        AtMost(1.2),
+        format!(
+            "{:.2} ms / {:.2} ms from a put's begin to the event",
+            median(beside.p99),
+            median(without.p99)
+        ),
+    );
+    table.row(
+        "the same, behind a direct watch",
+        median_ratio(&beside.added_p99, &without.added_p99),
+        "x",
+        ForScale,
+        format!(
+            "{:.2} ms / {:.2} ms from there to the event",
+            median(beside.added_p99),
+            median(without.added_p99)
+        ),
     );
     table.row(
         "the same: peak memory",
-        "<= 64 MiB",
-        format!("{:.0} MiB", peak_mib(stage.pid())),
+        peak(stage.pid()) / MIB,
+        "MiB",
+        AtMost(64.0),
         "resident memory of watchmark".to_owned(),
     );
 }
 
-/// From the put's begin to the event's arrival, in milliseconds.
-async fn healthy_p99(stage: &Stage) -> f64 {
+/// In milliseconds.
+#[derive(Default)]
+struct Latencies {
+    p99: Vec<f64>,
+    added_p99: Vec<f64>,
+}
+
+impl Latencies {
+    fn push(&mut self, (p99, added_p99): (f64, f64)) {
+        self.p99.push(p99);
+        self.added_p99.push(added_p99);
+    }
+}
+
+/// p99 from a put's begin, and from its arrival at a direct watch, in milliseconds.
+async fn healthy(stage: &Stage) -> (f64, f64) {
     let head = stage.etcd.head().await;
-    let mut readers = Vec::new();
-    for _ in 0..HEALTHY {
-        let mut stream = subscribe(&mut stage.watchmark.client().await, head).await;
-        readers.push(tokio::spawn(async move {
-            let mut at = Vec::with_capacity(COUNT);
-            while at.len() < COUNT {
-                if let Message::Events(events) = next(&mut stream).await {
-                    let now = Instant::now();
-                    at.extend(
-                        events
-                            .events
-                            .iter()
-                            .map(|it| (it.kv.as_ref().unwrap().mod_revision, now)),
-                    );
-                }
-            }
-            at
-        }));
-    }
-    let mut client = stage.etcd.client().await;
-    let mut watch = crate::stage::direct_watch(&mut client, head, false).await;
-    let direct = tokio::spawn(async move {
-        let mut at = std::collections::HashMap::new();
-        while at.len() < COUNT {
-            let response = watch.message().await.unwrap().unwrap();
-            let now = Instant::now();
-            at.extend(
-                response
-                    .events()
-                    .iter()
-                    .map(|it| (it.kv().unwrap().mod_revision(), now)),
-            );
-        }
-        at
-    });
-    writer(stage.etcd.client().await, COUNT).await.unwrap();
+    let streams = stage.open(HEALTHY, HEALTHY, || all_after(head)).await;
+    let streams = streams.into_iter().flatten();
+    let readers: Vec<_> = streams.map(|it| relayed_arrivals(it, COUNT)).collect();
+    let watch = direct_watch(&mut stage.etcd.client().await, head, false).await;
+    let direct = direct_arrivals(watch, COUNT);
+    let writer = write(stage.etcd.client().await, "bench/", 1000.0, 256, COUNT);
+    let puts = tokio::spawn(writer).await.unwrap();
     let direct = direct.await.unwrap();
-    let mut late = Vec::new();
+    let (mut late, mut added) = (Vec::new(), Vec::new());
     for reader in readers {
-        let at = reader.await.unwrap();
-        late.extend(at.iter().map(|(revision, at)| {
-            at.saturating_duration_since(direct[revision]).as_secs_f64() * 1e3
-        }));
+        for (revision, at) in reader.await.unwrap() {
+            late.push(later(at, puts[&revision].0) * 1e3);
+            added.push(later(at, direct[&revision]) * 1e3);
+        }
     }
-    percentile(&mut late, 99.0)
+    (percentile(&mut late, 99.0), percentile(&mut added, 99.0))
 }

@@ -214,6 +214,11 @@ impl Etcd {
         self.members[at].host.url(CLIENT_PORT)
     }
 
+    /// One running member's process.
+    pub(crate) fn pid(&self, at: usize) -> u32 {
+        self.members[at].process.as_ref().unwrap().pid()
+    }
+
     /// Every member, as this test's own user.
     pub(crate) fn access(&self) -> Access {
         Access {
