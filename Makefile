@@ -4,7 +4,7 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build test test-matrix test-etcd test-clients test-k8s image proto-check proto-docs proto-baseline simulate chaos fuzz check deny mistakes mutants deps deps-test deps-clients deps-proto deps-image deps-k8s rust go etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build bench test test-matrix test-etcd test-clients test-k8s image proto-check proto-docs proto-baseline simulate chaos fuzz check mistakes mutants deps deps-bench deps-test deps-clients deps-proto deps-image deps-k8s rust go etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
@@ -15,6 +15,9 @@ MINUTES ?= 7
 # The tests that depend on the version of etcd.
 ETCD_TESTS ?= --test scenarios --test upstream
 
+# How often each figure is measured.
+RUNS ?= 5
+
 # How long chaos lasts, and its seed; empty: a new one, which is printed.
 MINUTES ?= 2
 SEED ?=
@@ -22,7 +25,7 @@ SEED ?=
 # What the tour's session is typed with.
 GRPCURL = v1.9.4
 
-export ETCD TEST_THREADS
+export ETCD TEST_THREADS RUNS
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -34,6 +37,9 @@ demo: deps ## watch it break and resume, in about 25 s; ETCD=/path/to/etcd choos
 
 build: deps ## build the release binary
 	cargo build --locked --release
+
+bench: deps-bench ## what it costs beside a direct client, in one table; ONLY='live ...' for some, RUNS=5
+	@scripts/bench.sh $(ONLY)
 
 test: deps-test ## run every test; ETCD=/path/to/etcd chooses the server
 	scripts/test.sh
@@ -109,6 +115,11 @@ rust:
 deps: rust
 	@scripts/need.sh cc:build-essential protoc:protobuf-compiler \
 		/usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
+
+# setpriv: no process outlives the run.
+deps-bench: deps
+	@$(if $(filter etcd,$(ETCD)),scripts/need.sh etcd:etcd-server)
+	@scripts/need.sh setpriv:util-linux
 
 # mkfs.ext4, losetup: simulated power cuts. setpriv: no process outlives a test.
 # Prometheus' own parser, in Python, reads our metrics; a browser our page.
