@@ -158,6 +158,18 @@ async fn memory(table: &mut Table, stage: &Stage) {
     tokio::time::sleep(Duration::from_secs(60)).await;
     let after = resident(stage.pid());
     let of = || "resident memory of watchmark".to_owned();
-    table.row("the same: peak memory", peak / MIB, "MiB", AtMost(64.0), of());
-    table.row("the same: memory a minute later", after / MIB, "MiB", AtMost(20.0), of());
+    table.row(
+        "the same: peak memory",
+        peak / MIB,
+        "MiB",
+        AtMost(64.0),
+        of(),
+    );
+    table.row(
+        "the same: memory a minute later",
+        after / MIB,
+        "MiB",
+        AtMost(20.0),
+        of(),
+    );
 }

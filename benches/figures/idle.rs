@@ -64,7 +64,10 @@ pub(crate) async fn figures(table: &mut Table) {
         median(each),
         "KB",
         AtMost(16.0),
-        format!("on {CONNECTIONS} connections; {:.0} KB of etcd", median(of_etcd)),
+        format!(
+            "on {CONNECTIONS} connections; {:.0} KB of etcd",
+            median(of_etcd)
+        ),
     );
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use crate::{
-    measure::{MIB, Load, median, resident, runs, seconds},
+    measure::{Load, MIB, median, resident, runs, seconds},
     stage::{Stage, all_after, events_of},
     table::{
         Bar::{AtMost, ForScale},

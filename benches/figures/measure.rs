@@ -23,7 +23,13 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 /// Of the quotients of runs that were made in turn: what slows a machine for
 /// a while slows both.
 pub(crate) fn median_ratio(values: &[f64], by: &[f64]) -> f64 {
-    median(values.iter().zip(by).map(|(value, by)| value / by).collect())
+    median(
+        values
+            .iter()
+            .zip(by)
+            .map(|(value, by)| value / by)
+            .collect(),
+    )
 }
 
 /// CPU seconds that a process has used.
@@ -46,7 +52,10 @@ fn ticks(path: &str, fields: &[usize]) -> f64 {
     // A process' name, in parentheses, may contain anything.
     let values = line.rsplit(')').next().unwrap().trim_start_matches("cpu");
     let values: Vec<_> = values.split_whitespace().collect();
-    let sum: f64 = fields.iter().map(|&at| values[at].parse::<f64>().unwrap()).sum();
+    let sum: f64 = fields
+        .iter()
+        .map(|&at| values[at].parse::<f64>().unwrap())
+        .sum();
     sum / rustix::param::clock_ticks_per_second() as f64
 }
 

@@ -61,7 +61,10 @@ pub(crate) async fn figures(table: &mut Table) {
         peak(stage.pid()) / 1e6,
         "MB",
         AtMost(48.0),
-        format!("resident memory of watchmark ({:.0} MiB)", peak(stage.pid()) / MIB),
+        format!(
+            "resident memory of watchmark ({:.0} MiB)",
+            peak(stage.pid()) / MIB
+        ),
     );
 }
 

@@ -152,7 +152,10 @@ pub(crate) async fn subscribe(
     api: &mut WatchServiceClient<Channel>,
     revision: i64,
 ) -> Streaming<SubscribeResponse> {
-    api.subscribe(all_after(revision)).await.unwrap().into_inner()
+    api.subscribe(all_after(revision))
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 pub(crate) fn all_after(revision: i64) -> SubscribeRequest {
@@ -215,7 +218,11 @@ pub(crate) fn relayed_arrivals(
         while at.len() < count {
             let events = events_of(&mut stream).await;
             let now = Instant::now();
-            at.extend(events.iter().map(|it| (it.kv.as_ref().unwrap().mod_revision, now)));
+            at.extend(
+                events
+                    .iter()
+                    .map(|it| (it.kv.as_ref().unwrap().mod_revision, now)),
+            );
         }
         at
     })

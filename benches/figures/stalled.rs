@@ -32,7 +32,11 @@ pub(crate) async fn figures(table: &mut Table) {
         let mut stalled = Vec::new();
         for _ in 0..STALLED {
             // Each on a connection of its own; opened, then never read.
-            let mut api = endpoint.connect().await.map(WatchServiceClient::new).unwrap();
+            let mut api = endpoint
+                .connect()
+                .await
+                .map(WatchServiceClient::new)
+                .unwrap();
             let mut stream = subscribe(&mut api, head).await;
             next(&mut stream).await;
             stalled.push(stream);

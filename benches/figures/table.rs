@@ -49,7 +49,8 @@ impl Table {
         eprintln!("  {figure}: {measured}; {bar} {met} ({of})");
         let row = [figure.to_owned(), measured, bar, met.to_owned(), of];
         let [figure, measured, bar, met, of] = row.map(|cell| cell.trim().to_owned());
-        self.rows.push([figure, measured, bar, met, String::new(), of]);
+        self.rows
+            .push([figure, measured, bar, met, String::new(), of]);
     }
 
     /// The processes of a figure have ended: what did everybody else use?
