@@ -1,11 +1,11 @@
 //! Events as they happen.
 
+use futures_util::future::join_all;
+use watchmark::proto::watchmark::v1::AckMode;
+
 use crate::{
     measure::{Load, median, percentile, runs},
-    stage::{
-        Arrivals, Stage, all_after, direct_arrivals, direct_watch, events_of, later, live,
-        relayed_arrivals, subscribe, write,
-    },
+    stage::{Arrivals, Reader, Stage, direct_arrivals, direct_watch, later, write},
     table::{
         Bar::{AtMost, ForScale},
         Table,
@@ -18,7 +18,7 @@ const SECONDS: f64 = 6.0;
 /// 1,000 puts a second of 256 B, one subscriber.
 pub(crate) async fn one(table: &mut Table) {
     let stage = Stage::new(&[]).await;
-    let runs = measure(&stage, 1000.0, 256).await;
+    let runs = measure(&stage, 1000.0, 256, AckMode::Manual).await;
     let of = format!(
         "paired event by event with a direct watch; a second direct one: {:.0} / {:.0} us",
         median(runs.control_p50),
@@ -43,7 +43,19 @@ pub(crate) async fn one(table: &mut Table) {
         median(runs.cpu),
         "%",
         AtMost(8.0),
-        "of a core".to_owned(),
+        "of a core; an ack every second".to_owned(),
+    );
+    let auto = measure(&stage, 1000.0, 256, AckMode::Auto).await;
+    table.row(
+        "live, 1,000 put/s, ACK_MODE_AUTO: CPU of watchmark",
+        median(auto.cpu),
+        "%",
+        ForScale,
+        format!(
+            "of a core; added latency p50 {:.0} us, p99 {:.0} us",
+            median(auto.p50),
+            median(auto.p99)
+        ),
     );
 }
 
@@ -57,7 +69,7 @@ pub(crate) async fn sizes(table: &mut Table) {
         ("256 KiB", 1 << 18, 40.0),
         ("1 MiB", 1 << 20, 10.0),
     ] {
-        let runs = measure(&stage, per_second, bytes).await;
+        let runs = measure(&stage, per_second, bytes, AckMode::Manual).await;
         table.row(
             &format!("live, values of {name}: added latency, p50"),
             median(runs.p50),
@@ -84,17 +96,16 @@ struct Runs {
 }
 
 /// Two direct watches and one subscriber, paired by revision.
-async fn measure(stage: &Stage, per_second: f64, value_bytes: usize) -> Runs {
+async fn measure(stage: &Stage, per_second: f64, value_bytes: usize, ack_mode: AckMode) -> Runs {
     let count = (SECONDS * per_second) as usize;
     let mut measured = Runs::default();
     for _ in 0..runs() {
         let head = stage.etcd.head().await;
-        let mut stream = subscribe(&mut stage.watchmark.client().await, head).await;
-        live(&mut stream).await;
+        let reader = Reader::open(stage, head, ack_mode).await;
         let watch = async || direct_watch(&mut stage.etcd.client().await, head, false).await;
         let (direct, control) = (watch().await, watch().await);
         let direct = direct_arrivals(direct, count);
-        let relayed = relayed_arrivals(stream, count);
+        let relayed = reader.arrivals(count);
         let control = direct_arrivals(control, count);
         let load = Load::of(stage.pid());
         let client = stage.etcd.client().await;
@@ -129,18 +140,9 @@ pub(crate) async fn fan_out(table: &mut Table) {
     for _ in 0..runs() {
         let head = stage.etcd.head().await;
         let count = (SECONDS * 1000.0) as usize;
-        let streams = stage
-            .open(SUBSCRIBERS, SUBSCRIBERS, || all_after(head))
-            .await;
-        let readers = streams.into_iter().flatten().map(|mut stream| {
-            tokio::spawn(async move {
-                let mut received = 0;
-                while received < count {
-                    received += events_of(&mut stream).await.len();
-                }
-            })
-        });
-        let readers: Vec<_> = readers.collect();
+        let open = (0..SUBSCRIBERS).map(|_| Reader::open(&stage, head, AckMode::Manual));
+        let readers = join_all(open).await;
+        let readers: Vec<_> = readers.into_iter().map(|it| it.arrivals(count)).collect();
         let loads = [stage.pid(), stage.etcd_pid()].map(Load::of);
         let writer = write(stage.etcd.client().await, "bench/", 1000.0, 256, count);
         tokio::spawn(writer).await.unwrap();

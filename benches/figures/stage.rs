@@ -12,8 +12,8 @@ use futures_util::{StreamExt, stream};
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::{Streaming, transport::Channel};
 use watchmark::proto::watchmark::v1::{
-    AckMode, Event, StreamState, SubscribeRequest, SubscribeResponse, subscribe_response::Message,
-    watch_service_client::WatchServiceClient,
+    AckMode, AckRequest, Event, StreamState, SubscribeRequest, SubscribeResponse,
+    subscribe_response::Message, watch_service_client::WatchServiceClient,
 };
 
 use crate::{
@@ -208,24 +208,63 @@ pub(crate) fn direct_arrivals(mut watch: WatchStream, count: usize) -> JoinHandl
     })
 }
 
-/// Of the next `count` revisions.
-pub(crate) fn relayed_arrivals(
-    mut stream: Streaming<SubscribeResponse>,
-    count: usize,
-) -> JoinHandle<Arrivals> {
-    tokio::spawn(async move {
-        let mut at = Arrivals::with_capacity(count);
-        while at.len() < count {
-            let events = events_of(&mut stream).await;
-            let now = Instant::now();
-            at.extend(
-                events
-                    .iter()
-                    .map(|it| (it.kv.as_ref().unwrap().mod_revision, now)),
-            );
+/// A subscription that is read.
+pub(crate) struct Reader {
+    api: WatchServiceClient<Channel>,
+    client_id: String,
+    stream: Streaming<SubscribeResponse>,
+}
+
+impl Reader {
+    /// Live, on a connection of its own, from right after `revision`.
+    pub(crate) async fn open(stage: &Stage, revision: i64, ack_mode: AckMode) -> Self {
+        let mut api = stage.watchmark.client().await;
+        let request = SubscribeRequest {
+            ack_mode: ack_mode.into(),
+            ..all_after(revision)
+        };
+        let client_id = request.client_id.clone();
+        let mut stream = api.subscribe(request).await.unwrap().into_inner();
+        live(&mut stream).await;
+        Self {
+            api,
+            client_id,
+            stream,
         }
-        at
-    })
+    }
+
+    /// When each of the next `count` revisions arrived. Acknowledges what it
+    /// has every second, which nothing changes if watchmark does.
+    pub(crate) fn arrivals(self, count: usize) -> JoinHandle<Arrivals> {
+        let Self {
+            api,
+            client_id,
+            mut stream,
+        } = self;
+        tokio::spawn(async move {
+            let mut at = Arrivals::with_capacity(count);
+            let mut acked = Instant::now();
+            while at.len() < count {
+                let Message::Events(events) = next(&mut stream).await else {
+                    continue;
+                };
+                let now = Instant::now();
+                let arrived = events.events.iter();
+                at.extend(arrived.map(|it| (it.kv.as_ref().unwrap().mod_revision, now)));
+                if acked.elapsed() >= Duration::from_secs(1) {
+                    acked = now;
+                    let request = AckRequest {
+                        client_id: client_id.clone(),
+                        revision: events.revision,
+                        session_id: 0,
+                    };
+                    let mut api = api.clone();
+                    tokio::spawn(async move { api.ack(request).await.unwrap() });
+                }
+            }
+            at
+        })
+    }
 }
 
 /// When the put of a revision began, and how many seconds it took.

@@ -1,13 +1,11 @@
 //! Subscribers that stop reading, beside healthy ones.
 
-use watchmark::proto::watchmark::v1::watch_service_client::WatchServiceClient;
+use futures_util::future::join_all;
+use watchmark::proto::watchmark::v1::{AckMode, watch_service_client::WatchServiceClient};
 
 use crate::{
     measure::{MIB, forget_peak, median, median_ratio, peak, percentile, runs},
-    stage::{
-        Stage, all_after, direct_arrivals, direct_watch, later, next, relayed_arrivals, subscribe,
-        write,
-    },
+    stage::{Reader, Stage, direct_arrivals, direct_watch, later, next, subscribe, write},
     table::{
         Bar::{AtMost, ForScale},
         Table,
@@ -91,9 +89,9 @@ impl Latencies {
 /// p99 from a put's begin, and from its arrival at a direct watch, in milliseconds.
 async fn healthy(stage: &Stage) -> (f64, f64) {
     let head = stage.etcd.head().await;
-    let streams = stage.open(HEALTHY, HEALTHY, || all_after(head)).await;
-    let streams = streams.into_iter().flatten();
-    let readers: Vec<_> = streams.map(|it| relayed_arrivals(it, COUNT)).collect();
+    let open = (0..HEALTHY).map(|_| Reader::open(stage, head, AckMode::Manual));
+    let readers = join_all(open).await;
+    let readers: Vec<_> = readers.into_iter().map(|it| it.arrivals(COUNT)).collect();
     let watch = direct_watch(&mut stage.etcd.client().await, head, false).await;
     let direct = direct_arrivals(watch, COUNT);
     let writer = write(stage.etcd.client().await, "bench/", 1000.0, 256, COUNT);
