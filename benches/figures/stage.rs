@@ -10,7 +10,7 @@ use std::{
 use etcd_client::{Client, TxnOp, WatchOptions, WatchStream};
 use futures_util::{StreamExt, stream};
 use tokio::task::{JoinHandle, JoinSet};
-use tonic::{Streaming, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 use watchmark::proto::watchmark::v1::{
     AckMode, AckRequest, Event, StreamState, SubscribeRequest, SubscribeResponse,
     subscribe_response::Message, watch_service_client::WatchServiceClient,
@@ -18,7 +18,7 @@ use watchmark::proto::watchmark::v1::{
 
 use crate::{
     measure::seconds,
-    support::{Etcd, Watchmark},
+    support::{Etcd, Watchmark, wait},
 };
 
 /// One etcd without limits that a benchmark meets, and a sidecar as it comes.
@@ -120,9 +120,7 @@ impl Stage {
             opening.spawn(async move {
                 let mut streams = Vec::new();
                 for request in requests {
-                    let mut stream = api.subscribe(request).await.unwrap().into_inner();
-                    live(&mut stream).await;
-                    streams.push(stream);
+                    streams.push(opened(&mut api, request).await);
                 }
                 streams
             });
@@ -173,9 +171,42 @@ pub(crate) fn new_client_id() -> String {
     format!("bench-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Live. Subscribes again where it is told to: on a busy machine etcd may not
+/// have answered thousands at once in time.
+async fn opened(
+    api: &mut WatchServiceClient<Channel>,
+    request: SubscribeRequest,
+) -> Streaming<SubscribeResponse> {
+    let began = Instant::now();
+    loop {
+        match subscribed(api, request.clone()).await {
+            Ok(stream) => return stream,
+            Err(status) => assert!(began.elapsed() < wait::DEADLINE, "{status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn subscribed(
+    api: &mut WatchServiceClient<Channel>,
+    request: SubscribeRequest,
+) -> Result<Streaming<SubscribeResponse>, Status> {
+    let mut stream = api.subscribe(request).await?.into_inner();
+    while let Some(response) = stream.message().await? {
+        if response.message.as_ref().is_some_and(is_live) {
+            return Ok(stream);
+        }
+    }
+    Err(Status::aborted("the stream ended"))
+}
+
+fn is_live(message: &Message) -> bool {
+    matches!(message, Message::State(it) if it.state() == StreamState::Live)
+}
+
 /// Until the stream says so.
-pub(crate) async fn live(stream: &mut Streaming<SubscribeResponse>) {
-    while !matches!(next(stream).await, Message::State(it) if it.state() == StreamState::Live) {}
+async fn live(stream: &mut Streaming<SubscribeResponse>) {
+    while !is_live(&next(stream).await) {}
 }
 
 /// What the next message has.
