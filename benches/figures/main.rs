@@ -5,6 +5,12 @@
 //! Nothing here is a test: machines differ, ratios less so. Each figure is the
 //! median of `RUNS` (5) runs, in which both sides do the same work in turn. A
 //! bar that is missed is a result; a figure that cannot be measured, an error.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "as in tests; and it prints a table"
+)]
 
 mod acks;
 mod catch_up;
@@ -51,7 +57,7 @@ const FIGURES: &[Figure] = &[
     ("snapshot", |table| Box::pin(snapshot::figures(table))),
     ("start", |table| Box::pin(start::figures(table))),
     ("many", |table| Box::pin(many::figures(table))),
-    ("binary", |table| Box::pin(start::binary(table))),
+    ("binary", |table| Box::pin(async { start::binary(table) })),
 ];
 
 #[tokio::main]

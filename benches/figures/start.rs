@@ -63,7 +63,7 @@ async fn started(watchmark: &mut Watchmark) -> f64 {
     took * 1e3
 }
 
-pub(crate) async fn binary(table: &mut Table) {
+pub(crate) fn binary(table: &mut Table) {
     let bytes = fs::metadata(env!("CARGO_BIN_EXE_watchmark")).unwrap().len();
     table.row(
         "binary, stripped",
