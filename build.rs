@@ -12,6 +12,7 @@ fn main() -> io::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::proto::codec::SmallBuffers")
         .file_descriptor_set_path(out.join("watchmark.bin"))
         .compile_protos(
             &[
@@ -26,6 +27,7 @@ fn main() -> io::Result<()> {
     fs::create_dir_all(&etcd)?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::proto::codec::SmallBuffers")
         .extern_path(".watchmark.v1", "crate::proto::watchmark::v1")
         .out_dir(etcd)
         .compile_protos(

@@ -17,4 +17,5 @@ pub mod etcdserverpb {
 /// The encoded `FileDescriptorSet` of `watchmark.v1`, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("watchmark");
 
+pub mod codec;
 mod items;
