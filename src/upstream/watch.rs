@@ -65,11 +65,7 @@ fn events(
     mut asked: mpsc::Receiver<()>,
 ) -> UpstreamEvents {
     Box::pin(stream! {
-        let opened = match opening::admit(&shared, &spec, &slot).await {
-            Ok(()) => opening::open(&shared, &spec).await,
-            Err(failure) => Err(failure),
-        };
-        let mut running = match opened {
+        let mut running = match Box::pin(begin(&shared, &spec, &slot)).await {
             Ok(open) => {
                 yield UpstreamItem::WatchOpened(open.opened.clone());
                 Running::new(shared, spec, open)
@@ -89,6 +85,13 @@ fn events(
             }
         }
     })
+}
+
+/// What it takes to open a watch, 22 KiB, is given back once it is open: boxed,
+/// here and below.
+async fn begin(shared: &Shared, spec: &WatchSpec, slot: &PermitSlot) -> Result<Open, Failure> {
+    opening::admit(shared, spec, slot).await?;
+    opening::open(shared, spec).await
 }
 
 /// A watch in use: its own stream, or those of its segments.
@@ -173,9 +176,9 @@ impl Running {
                 });
             }
             if let Some(after) = self.segments.goes_on_after() {
-                self.go_on(after).await?;
+                Box::pin(self.go_on(after)).await?;
             } else if self.may_run_ahead {
-                self.run_ahead().await;
+                Box::pin(self.run_ahead()).await;
             }
             match self.wait(asked).await {
                 Happened::Response(after, said) => self.take_in(after, said)?,
