@@ -10,6 +10,9 @@ use crate::resume::{
     Revision, SessionId, StoreFailed, Time, ledger::Ledger,
 };
 
+/// How often automatic acknowledgements are stored while a stream lasts: nobody
+/// waits for them. Its end stores what is left.
+const HAND_EVERY: Time = Time::from_millis(100);
 /// How long after a failed write an automatic acknowledgement is stored again:
 /// nobody else repeats it.
 const HAND_AGAIN_AFTER: Time = Time::from_secs(1);
@@ -179,7 +182,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && session.request.auto_ack
         {
             session.handed = session.handed.max(Some(revision));
-            session.hand_again_at = now;
+            if session.request.max_unacked_events.is_some() {
+                // The stream waits for it.
+                session.hand_again_at = now;
+            }
             self.hand_again(now);
         }
     }
@@ -187,14 +193,21 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// Moves the checkpoint to what was handed over, if it is not there yet.
     pub(super) fn hand_again(&mut self, now: Time) {
         if self.handed_again_due().is_some_and(|at| at <= now)
-            && let Some(session) = &self.session
-            && let Some(handed) = session.handed
+            && let Some(session) = &mut self.session
         {
+            session.hand_again_at = now + HAND_EVERY;
+            self.hand_rest();
+        }
+    }
+
+    /// Moves the checkpoint to what was handed over.
+    pub(super) fn hand_rest(&mut self) {
+        if let Some(handed) = self.session.as_ref().and_then(|session| session.handed) {
             self.move_checkpoint(handed, Proof::Acked);
         }
     }
 
-    /// When what was handed over is to be stored, if that was not possible yet.
+    /// When what was handed over is to be stored, if it is not yet.
     pub(super) fn handed_again_due(&self) -> Option<Time> {
         let session = self.session.as_ref()?;
         (session.handed > self.writes.current_checkpoint()).then_some(session.hand_again_at)

@@ -136,6 +136,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             Input::Subscribe { session, request } => self.subscribe(session, request, now),
             Input::SessionClosed(session) => {
                 if self.is_current(session) {
+                    self.hand_rest();
                     self.leave();
                 }
             }

@@ -300,6 +300,13 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// Ends the live stream, if there is one.
     pub(super) fn end(&mut self, reason: EndReason) {
+        if !matches!(
+            reason,
+            // Where what was handed over means nothing any more.
+            EndReason::HistoryReplaced | EndReason::Sought | EndReason::Deleted
+        ) {
+            self.hand_rest();
+        }
         if let Some(session) = &self.session {
             let id = session.id;
             let is_told = reason == EndReason::HistoryReplaced;

@@ -181,3 +181,41 @@ fn handing_over_acknowledges_only_where_that_was_asked_for() {
     assert_eq!(machine.handed(1, 101), ["persist 101 acked c1 t2 a/1@101"]);
     assert_eq!(machine.persisted(), NOTHING);
 }
+
+fn watching_automatically(max_unacked_events: Option<u32>) -> Machine {
+    let auto = SessionRequest {
+        auto_ack: true,
+        max_unacked_events,
+        ..request()
+    };
+    let mut machine = Machine::watching_as(100, auto);
+    machine.says(response([put("a/1", 101)]));
+    assert_eq!(machine.handed(1, 101), ["persist 101 acked c1 t2 a/1@101"]);
+    machine.persisted();
+    machine.says(response([put("a/2", 102)]));
+    machine
+}
+
+#[test]
+fn what_is_handed_over_soon_after_is_stored_a_little_later() {
+    let mut machine = watching_automatically(None);
+    assert_eq!(machine.handed(1, 102), NOTHING);
+    assert_eq!(machine.at_next_timer(), ["persist 102 acked c1 t2 a/2@102"]);
+}
+
+#[test]
+fn what_was_handed_over_is_stored_when_its_stream_ends() {
+    let mut machine = watching_automatically(None);
+    assert_eq!(machine.handed(1, 102), NOTHING);
+    assert!(
+        machine
+            .closes(1)
+            .contains(&"persist 102 acked c1 t2 a/2@102".to_owned())
+    );
+}
+
+#[test]
+fn a_stream_that_waits_for_what_it_hands_over_has_it_stored_at_once() {
+    let mut machine = watching_automatically(Some(1));
+    assert_eq!(machine.handed(1, 102), ["persist 102 acked c1 t2 a/2@102"]);
+}
