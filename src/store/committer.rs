@@ -121,7 +121,7 @@ enum State {
 pub(super) struct Committer {
     directory: Directory,
     sync: Arc<dyn DiskSync>,
-    jobs: Receiver<Job>,
+    jobs: Receiver<Box<Job>>,
     shared: Arc<Shared>,
     metrics: metrics::Store,
     state: State,
@@ -131,7 +131,7 @@ impl Committer {
     pub(super) fn new(
         directory: Directory,
         sync: Arc<dyn DiskSync>,
-        jobs: Receiver<Job>,
+        jobs: Receiver<Box<Job>>,
         store: OpenStore,
         metrics: metrics::Store,
     ) -> (Self, Arc<Shared>) {
@@ -186,7 +186,7 @@ impl Committer {
         }
     }
 
-    fn work(&mut self, first: Job) {
+    fn work(&mut self, first: Box<Job>) {
         if let State::Failed { error, .. } = &self.state {
             answer([first.done], &Err(error.clone()));
             return;
@@ -210,12 +210,13 @@ impl Committer {
     }
 
     /// `first` and what else waits, as far as it fits a group.
-    fn collect(&self, first: Job) -> (Vec<Change>, Vec<oneshot::Sender<Answer>>) {
+    fn collect(&self, first: Box<Job>) -> (Vec<Change>, Vec<oneshot::Sender<Answer>>) {
         let mut changes = Vec::new();
         let mut waiting = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
-        while let Some(Job { change, done }) = next {
+        while let Some(job) = next {
+            let Job { change, done } = *job;
             bytes += change.write.as_ref().map_or(0, |(_, bytes)| bytes.len());
             changes.push(change);
             waiting.push(done);

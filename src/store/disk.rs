@@ -45,7 +45,7 @@ pub struct DiskStore {
     shared: Arc<Shared>,
     quarantined: Option<PathBuf>,
     /// Both are taken on drop only.
-    jobs: Option<SyncSender<Job>>,
+    jobs: Option<SyncSender<Box<Job>>>,
     committer: Option<JoinHandle<()>>,
 }
 
@@ -97,6 +97,7 @@ impl DiskStore {
             OnCorruptStore::Fail => (opening::open(&directory, &sync)?, None),
             OnCorruptStore::Quarantine => opening::open_or_quarantine(&directory, &sync)?,
         };
+        // Boxed: the channel allocates, and touches, all its places at once.
         let (jobs, queue) = sync_channel(QUEUED_CHANGES_MAX);
         let (committer, shared) = Committer::new(directory, sync, queue, store, metrics);
         let committer = thread::Builder::new()
@@ -119,13 +120,13 @@ impl DiskStore {
 
     fn submit(&self, client_id: &ClientId, write: Option<(Record, Vec<u8>)>) -> Committed {
         let (done, committed) = oneshot::channel();
-        let job = Job {
+        let job = Box::new(Job {
             change: Change {
                 client_id: client_id.clone(),
                 write,
             },
             done,
-        };
+        });
         let Some(jobs) = &self.jobs else {
             return committed;
         };
