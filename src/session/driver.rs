@@ -73,7 +73,8 @@ pub(super) struct Surroundings {
 
 /// What a driver is asked to do.
 pub(super) enum Mail {
-    Subscribe(Newcomer),
+    /// Boxed: a mailbox has room for 32, and most mail is small.
+    Subscribe(Box<Newcomer>),
     Ack {
         session: Option<SessionId>,
         revision: Revision,
@@ -320,7 +321,7 @@ impl Driver {
                 let request = newcomer.request.clone();
                 self.note_handed(now);
                 self.observer.session_begun();
-                self.streams.push(newcomer);
+                self.streams.push(*newcomer);
                 Input::Subscribe { session, request }
             }
             Mail::Ack {

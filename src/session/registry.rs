@@ -188,14 +188,14 @@ impl Registry {
         let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
         let delivery = self.surroundings.metrics.delivery.clone();
         let (outbox, messages) = measured_outbox(request.auto_ack, delivery);
-        let mail = Mail::Subscribe(Newcomer {
+        let mail = Mail::Subscribe(Box::new(Newcomer {
             session,
             request,
             rendering,
             peer,
             since: self.surroundings.origin.elapsed(),
             outbox,
-        });
+        }));
         self.post(client_id, mail).await?;
         Ok(Subscribed { session, messages })
     }

@@ -5,7 +5,7 @@
 
 use std::{iter, sync::Arc, time::Duration};
 
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, future::try_join_all};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -33,6 +33,9 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The creation and one progress request.
 const REQUESTS_MAX: usize = 2;
 
+/// Boxed: a channel has room for 32 of them as long as it lasts.
+type Requests = mpsc::Sender<Box<WatchRequest>>;
+
 /// One watch that etcd created.
 pub(super) struct Created {
     /// It starts right after it.
@@ -40,7 +43,7 @@ pub(super) struct Created {
     /// Cancelled for compaction at once, which the guard tells better.
     pub(super) first: Option<WatchResponse>,
     pub(super) responses: Streaming<WatchResponse>,
-    pub(super) requests: mpsc::Sender<WatchRequest>,
+    pub(super) requests: Requests,
     pub(super) slot: WatchSlot,
     member_id: u64,
 }
@@ -191,7 +194,8 @@ async fn create(
         let fragment = fragment || shared.oversized.contains(range);
         let create = convert::create_request(spec, after, fragment);
         send(&requests, RequestUnion::CreateRequest(create));
-        let stream = with_token(ReceiverStream::new(receiver), &token);
+        let requested = ReceiverStream::new(receiver).map(|request| *request);
+        let stream = with_token(requested, &token);
         let created = timeout(CREATE_TIMEOUT, async {
             let mut responses = connection.watch().watch(stream).await?.into_inner();
             let first = responses.message().await?;
@@ -249,8 +253,8 @@ async fn create(
 }
 
 /// Never waits: what does not fit is asked again by whoever needs it.
-pub(super) fn send(requests: &mpsc::Sender<WatchRequest>, request: RequestUnion) {
-    let _ = requests.try_send(WatchRequest {
+pub(super) fn send(requests: &Requests, request: RequestUnion) {
+    let _ = requests.try_send(Box::new(WatchRequest {
         request_union: Some(request),
-    });
+    }));
 }
