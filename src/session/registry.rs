@@ -13,7 +13,7 @@ mod place;
 mod standing;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     future::poll_fn,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
@@ -130,6 +130,8 @@ pub struct Registry {
 #[derive(Default)]
 struct Drivers {
     by_client_id: HashMap<ClientId, Handle>,
+    /// Those that began with nothing stored, as far as it was not stored since.
+    unstored: HashSet<ClientId>,
     tasks: JoinSet<()>,
 }
 
@@ -337,12 +339,15 @@ impl Registry {
         let store = &self.surroundings.store;
         let record = store.load(client_id).map_err(SubscribeError::LoadRecord)?;
         if record.is_none() {
-            let mut client_ids = self.client_ids_with(&drivers);
-            client_ids.remove(client_id);
-            if client_ids.len() >= self.subscriptions_max {
-                let max = self.subscriptions_max;
-                return Err(SubscribeError::TooManySubscriptions { max });
+            let max = self.subscriptions_max;
+            if self.places_at_most(&mut drivers) >= max {
+                let mut client_ids = self.client_ids_with(&drivers);
+                client_ids.remove(client_id);
+                if client_ids.len() >= max {
+                    return Err(SubscribeError::TooManySubscriptions { max });
+                }
             }
+            drivers.unstored.insert(client_id.clone());
         }
         let (mailbox, incoming) = mpsc::channel(MAILBOX_CAPACITY);
         let driver = Driver::new(
@@ -380,6 +385,21 @@ impl Registry {
             .checkpoint
             .filter(|&checkpoint| revision <= checkpoint)
             .ok_or(AckError::Refused(AckRefusal::NoSession))
+    }
+
+    /// How many client_ids take a place, or a few more: found without looking
+    /// at all of them.
+    fn places_at_most(&self, drivers: &mut Drivers) -> usize {
+        let Drivers {
+            by_client_id,
+            unstored,
+            ..
+        } = drivers;
+        let store = &self.surroundings.store;
+        unstored.retain(|client_id| {
+            by_client_id.contains_key(client_id) && !matches!(store.load(client_id), Ok(Some(_)))
+        });
+        store.count() + unstored.len()
     }
 
     /// Every client_id that takes a place.

@@ -166,6 +166,10 @@ impl CheckpointStore for DiskStore {
         self.shared.read(Contents::client_ids)
     }
 
+    fn count(&self) -> usize {
+        self.shared.read(Contents::count)
+    }
+
     fn put(&self, client_id: &ClientId, record: Record) -> Committed {
         match record::encode(client_id, &record, SystemTime::now()) {
             Ok(bytes) => self.submit(client_id, Some((record, bytes))),

@@ -147,6 +147,11 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// Every durable subscription, ordered by client_id.
     fn client_ids(&self) -> Vec<ClientId>;
 
+    /// How many there are.
+    fn count(&self) -> usize {
+        self.client_ids().len()
+    }
+
     /// Stores a record. Changes of one client_id become durable in the order
     /// made; a later one's answer implies the earlier ones. Dropping the
     /// receiver does not take the change back. Never blocks: when too many

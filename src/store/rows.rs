@@ -150,6 +150,10 @@ impl Contents {
         self.entries_by_client_id.keys().cloned().collect()
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.entries_by_client_id.len()
+    }
+
     /// Puts `changes`, in order, into one group. Changes nothing yet.
     pub(super) fn group(&self, changes: impl IntoIterator<Item = Change>) -> Group {
         let mut entries = HashMap::new();
