@@ -10,7 +10,26 @@ use crate::{
 /// What a subscriber receives.
 pub type Message = resume::Message<Event, KeyValue>;
 
-/// How much of an outbox `message` takes.
+/// How much of an outbox `message` takes, of these bytes on the wire: small
+/// events are most of all what surrounds them.
+pub(super) fn in_memory(message: &Message, size_bytes: usize) -> usize {
+    /// What the allocator adds for a message and for each item.
+    const SHARED_BYTES: usize = 64;
+    let each = |item| SHARED_BYTES + item;
+    size_bytes
+        + each(size_of::<Message>())
+        + match message {
+            Message::Events { events, .. } => events.len() * each(size_of::<Event>()),
+            Message::SnapshotChunk(kvs) => kvs.len() * each(size_of::<KeyValue>()),
+            Message::Opened { .. }
+            | Message::SnapshotBegin { .. }
+            | Message::SnapshotEnd { .. }
+            | Message::Progress(_)
+            | Message::State(..) => 0,
+        }
+}
+
+/// How large `message` is on the wire, or a little less.
 pub(super) fn size_bytes(message: &Message) -> usize {
     /// More than any message's fields but its items.
     const FRAME_BYTES: usize = 64;

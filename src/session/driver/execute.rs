@@ -156,8 +156,9 @@ impl Driver {
             .find(|stream| stream.session == session)
             .map_or(OutboxRoom::None, |stream| {
                 let acknowledgeable = message::acknowledgeable(&message);
+                let in_memory = message::in_memory(&message, size_bytes);
                 let outbox = &mut stream.outbox;
-                outbox.put_timed(message, size_bytes, acknowledgeable, heard_at)
+                outbox.put_timed(message, in_memory, acknowledgeable, heard_at)
             });
         self.machine.handle(Input::Outbox(session, room), now);
     }
