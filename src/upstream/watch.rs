@@ -67,8 +67,11 @@ fn events(
     Box::pin(stream! {
         let mut running = match Box::pin(begin(&shared, &spec, &slot)).await {
             Ok(open) => {
-                yield UpstreamItem::WatchOpened(open.opened.clone());
-                Running::new(shared, spec, open)
+                let opened = open.opened.clone();
+                // It is live, and so probed, from here on.
+                let running = Running::new(shared, spec, open);
+                yield UpstreamItem::WatchOpened(opened);
+                running
             }
             Err(failure) => {
                 yield failure.into();
