@@ -24,18 +24,24 @@ pub struct Record {
 
 impl Record {
     /// The record of a subscription that has not begun.
-    pub const fn new(selection: Selection) -> Self {
+    pub fn new(selection: Selection) -> Self {
         Self {
             selection,
             checkpoint: None,
             proof: Proof::Fresh,
             assumed: None,
-            history: History {
-                cluster_id: 0,
-                raft_term: 0,
-                fingerprint: None,
-            },
+            history: History::default(),
             pending_snapshot: None,
+        }
+    }
+
+    /// The same subscription at another position.
+    pub(super) fn at(&self, position: Option<Revision>, proof: Proof, history: History) -> Self {
+        Self {
+            checkpoint: position,
+            proof,
+            history,
+            ..Self::new(self.selection.clone())
         }
     }
 
@@ -57,7 +63,7 @@ pub struct Selection {
 }
 
 /// What tells one etcd history from another.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct History {
     /// 0: not known yet. Survives a restore with the same flags, so it proves
     /// nothing when it is equal.

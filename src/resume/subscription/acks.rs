@@ -6,8 +6,8 @@
 
 use super::{Phase, Subscription, session::Opening};
 use crate::resume::{
-    AckId, AckRefusal, Command, EndReason, Item, OperationId, OperationRefusal, Proof, Record,
-    Revision, SessionId, StoreFailed, Time, ledger::Ledger,
+    AckId, AckRefusal, Command, EndReason, History, Item, OperationId, OperationRefusal, Proof,
+    Record, Revision, SessionId, StoreFailed, Time, ledger::Ledger,
 };
 
 /// How often automatic acknowledgements are stored while a stream lasts: nobody
@@ -97,6 +97,13 @@ impl Writes {
         }
     }
 
+    /// Has the record written as `change` makes it, if there is one.
+    pub(super) fn change(&mut self, change: impl FnOnce(&Record) -> Record) {
+        if let Some(record) = self.current().map(change) {
+            self.want(record);
+        }
+    }
+
     /// Has an operator's change written, in place of any other that has not
     /// begun. `None`: the record is removed.
     pub(super) fn operate(&mut self, operation: OperationId, record: Option<Record>) {
@@ -108,10 +115,13 @@ impl Writes {
 
     /// etcd answered within the history that a write which has not begun speaks
     /// of: it is to say so.
-    pub(super) fn note(&mut self, cluster_id: u64, raft_term: u64) {
+    pub(super) fn note(&mut self, seen: &History) {
         if let Some(record) = self.wanted.as_mut().and_then(|it| it.record.as_mut()) {
-            record.history.cluster_id = cluster_id;
-            record.history.raft_term = raft_term;
+            let fingerprint = record.history.fingerprint.take();
+            record.history = History {
+                fingerprint,
+                ..*seen
+            };
         }
     }
 
@@ -125,13 +135,6 @@ impl Writes {
             waiting.partition(|&(_, revision)| Some(revision) <= reached);
         self.waiting = covered;
         void.into_iter().map(|(ack, _)| ack).collect()
-    }
-
-    /// Has the record as it should be written although nothing changed.
-    fn write_again(&mut self) {
-        if let Some(record) = self.current().cloned() {
-            self.want(record);
-        }
     }
 
     fn durable_checkpoint(&self) -> Option<Revision> {
@@ -159,7 +162,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && revision <= settled
         {
             if self.writes.unsure {
-                self.writes.write_again();
+                self.writes.change(Record::clone);
                 self.writes.waiting.push((ack, revision));
             } else {
                 self.reply(ack, Ok(settled));
@@ -220,17 +223,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if self.writes.current_checkpoint() >= Some(revision) {
             return;
         }
-        let Some(mut record) = self.writes.current().cloned() else {
-            return;
-        };
-        record.checkpoint = Some(revision);
-        record.proof = proof;
-        record.assumed = record.assumed.filter(|&assumed| assumed > revision);
-        record.pending_snapshot = None;
-        record.history.cluster_id = self.seen.cluster_id;
-        record.history.raft_term = self.seen.raft_term;
-        record.history.fingerprint = self.ledger.fingerprint_at(revision);
-        self.writes.want(record);
+        let history = self.seen_with(self.ledger.fingerprint_at(revision));
+        self.writes.change(|record| Record {
+            assumed: record.assumed.filter(|&assumed| assumed > revision),
+            ..record.at(Some(revision), proof, history)
+        });
     }
 
     /// Starts the next write, if one is due.

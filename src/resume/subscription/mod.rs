@@ -32,8 +32,9 @@ use self::{
     acks::Writes, opening::Plan, session::Session, snapshot::Snapshotting, watching::Watching,
 };
 use super::{
-    AckRefusal, Attempt, Command, Input, Item, Record, Revision, SessionId, Settings, StreamState,
-    Time, backoff::Backoff, batch::Assembler, history::Suspicion, input::Upstream, ledger::Ledger,
+    AckRefusal, Attempt, Command, History, Input, Item, Record, Revision, SessionId, Settings,
+    StreamState, Time, backoff::Backoff, batch::Assembler, history::Suspicion, input::Upstream,
+    ledger::Ledger,
 };
 
 /// One subscription: feed it inputs, run the commands it hands out.
@@ -43,8 +44,8 @@ pub struct Subscription<E, K> {
     writes: Writes,
     ledger: Ledger,
     /// The newest cluster_id and raft_term that a linearizable answer carried
-    /// in this session.
-    seen: Seen,
+    /// in this session; never a fingerprint.
+    seen: History,
     suspicion: Suspicion,
     session: Option<Session>,
     /// The last session, live or ended; `None`: none since the start.
@@ -95,13 +96,6 @@ enum Phase<K> {
     Snapshotting(Snapshotting<K>),
 }
 
-/// Which cluster answered.
-#[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    cluster_id: u64,
-    raft_term: u64,
-}
-
 impl<E: Item, K: Item> Subscription<E, K> {
     /// A subscription as stored; `None`: a new one. The same `seed` gives the
     /// same jitter.
@@ -110,7 +104,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             settings,
             writes: Writes::new(record),
             ledger: Ledger::default(),
-            seen: Seen::default(),
+            seen: History::default(),
             suspicion: Suspicion::default(),
             session: None,
             last_session: None,

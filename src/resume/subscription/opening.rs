@@ -1,11 +1,9 @@
 //! How an attempt on etcd begins and fails, and what its guard means.
 
-use super::{
-    Phase, Seen, Subscription, session::Opened, snapshot::Snapshotting, watching::Watching,
-};
+use super::{Phase, Subscription, session::Opened, snapshot::Snapshotting, watching::Watching};
 use crate::resume::{
     AckRefusal, Command, EndReason, Fingerprint, Guard, Header, History, IdleProof, Item, Proof,
-    Revision, Selection, SnapshotReason, StreamState, Time, WatchOpened,
+    Record, Revision, Selection, SnapshotReason, StreamState, Time, WatchOpened,
     batch::Assembler,
     history::{Suspicion, Verdict, judge},
     ledger::Ledger,
@@ -155,18 +153,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if !matches!(self.phase, Phase::ReadingHead) {
             return;
         }
-        let Some(mut record) = self.writes.current().cloned() else {
-            return;
-        };
         self.see(header);
-        record.checkpoint = Some(header.revision);
-        record.proof = Proof::Acked;
-        record.history = History {
-            cluster_id: self.seen.cluster_id,
-            raft_term: self.seen.raft_term,
-            fingerprint: None,
-        };
-        self.writes.want(record);
+        let history = self.seen.clone();
+        self.writes
+            .change(|record| record.at(Some(header.revision), Proof::Acked, history));
         self.ledger = Ledger::new(Some(header.revision), None);
         self.begin_attempt(Plan::Watch(Base {
             revision: header.revision,
@@ -181,11 +171,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let Some(selection) = self.selection() else {
             return;
         };
-        let known = History {
-            cluster_id: self.seen.cluster_id,
-            raft_term: self.seen.raft_term,
-            fingerprint: self.fingerprint_of(base),
-        };
+        let known = self.seen_with(self.fingerprint_of(base));
         match judge(&opened.guard, &known, selection) {
             Verdict::Intact(header) => self.resume(base, opened, header, now),
             Verdict::Compacted(compact_revision) => self.compacted(base, compact_revision),
@@ -252,20 +238,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// The subscriber's own position becomes the checkpoint, backwards too.
     fn accept_resume_after(&mut self, base: Base) {
-        let fingerprint = self.fingerprint_of(base);
-        if let Some(mut record) = self.writes.current().cloned()
-            && record.checkpoint != Some(base.revision)
-        {
-            record.checkpoint = Some(base.revision);
-            record.proof = Proof::Acked;
-            record.assumed = None;
-            record.pending_snapshot = None;
-            record.history = History {
-                cluster_id: self.seen.cluster_id,
-                raft_term: self.seen.raft_term,
-                fingerprint,
-            };
-            self.writes.want(record);
+        if self.writes.current_checkpoint() != Some(base.revision) {
+            let history = self.seen.clone();
+            self.writes
+                .change(|record| record.at(Some(base.revision), Proof::Acked, history));
         }
     }
 
@@ -304,7 +280,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     fn forget_history(&mut self) {
         self.fail_acks(&AckRefusal::HistoryReplaced);
         self.ledger = Ledger::default();
-        self.seen = Seen::default();
+        self.seen = History::default();
         self.forget_checkpoint(SnapshotReason::HistoryReplaced);
     }
 
@@ -314,18 +290,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
             self.replacement_told = false;
             self.failure_told = false;
         }
-        if let Some(mut record) = self.writes.current().cloned() {
-            record.checkpoint = None;
-            record.proof = Proof::Fresh;
-            record.assumed = None;
-            record.pending_snapshot = Some(reason);
-            record.history = History {
-                cluster_id: self.seen.cluster_id,
-                raft_term: self.seen.raft_term,
-                fingerprint: None,
-            };
-            self.writes.want(record);
-        }
+        let history = self.seen.clone();
+        self.writes.change(|record| Record {
+            pending_snapshot: Some(reason),
+            ..record.at(None, Proof::Fresh, history)
+        });
     }
 
     /// Notes which cluster gave a linearizable answer.
@@ -334,7 +303,15 @@ impl<E: Item, K: Item> Subscription<E, K> {
             self.seen.cluster_id = header.cluster_id;
         }
         self.seen.raft_term = self.seen.raft_term.max(header.raft_term);
-        self.writes.note(self.seen.cluster_id, self.seen.raft_term);
+        self.writes.note(&self.seen);
+    }
+
+    /// The history that was seen, and one of its events.
+    pub(super) fn seen_with(&self, fingerprint: Option<Fingerprint>) -> History {
+        History {
+            fingerprint,
+            ..self.seen
+        }
     }
 
     /// What the live session watches.

@@ -6,7 +6,7 @@
 //! before is refused. When the store fails, the position is as it was, and the
 //! next stream makes sure of it before it opens.
 
-use super::{Phase, Seen, Subscription, session::Opening};
+use super::{Phase, Subscription, session::Opening};
 use crate::resume::{
     AckRefusal, Activity, EndReason, Header, History, Item, OperationId, OperationRefusal,
     OutboxRoom, Proof, Record, SeekTo, SnapshotReason, StoreFailed, StreamState, Time,
@@ -73,7 +73,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     pub(super) fn forgotten(&mut self) {
         self.fail_acks(&AckRefusal::NotFound);
         self.ledger = Ledger::default();
-        self.seen = Seen::default();
+        self.seen = History::default();
         self.last_session = self.session();
         self.was_opened = false;
         self.history_lost = false;
@@ -101,30 +101,31 @@ impl<E: Item, K: Item> Subscription<E, K> {
 /// told of yet stays the snapshot's reason: a position from before it, which a
 /// subscriber may bring along, would pass for one of the new history.
 fn moved(record: &Record, to: SeekTo, header: Option<Header>) -> Record {
-    let mut moved = record.clone();
-    moved.assumed = None;
-    match to {
-        SeekTo::Revision(revision) => {
-            moved.checkpoint = Some(revision);
-            moved.proof = Proof::Acked;
-            moved.pending_snapshot = None;
-        }
+    let (position, proof, pending_snapshot) = match to {
+        SeekTo::Revision(revision) => (Some(revision), Proof::Acked, None),
         SeekTo::Snapshot => {
-            moved.checkpoint = None;
-            moved.proof = Proof::Fresh;
-            moved.pending_snapshot = record
+            let untold = Some(SnapshotReason::HistoryReplaced);
+            let reason = record
                 .pending_snapshot
-                .filter(|&reason| reason == SnapshotReason::HistoryReplaced)
-                .or(Some(SnapshotReason::Requested));
+                .filter(|_| record.pending_snapshot == untold);
+            (
+                None,
+                Proof::Fresh,
+                reason.or(Some(SnapshotReason::Requested)),
+            )
         }
-    }
-    if moved.checkpoint != record.checkpoint {
-        moved.history.fingerprint = None;
+    };
+    let mut history = record.history.clone();
+    if position != record.checkpoint {
+        history.fingerprint = None;
     }
     if let Some(header) = header {
-        recognise(&mut moved.history, header);
+        recognise(&mut history, header);
     }
-    moved
+    Record {
+        pending_snapshot,
+        ..record.at(position, proof, history)
+    }
 }
 
 /// Takes in who answered about the new place, so that a history that replaces

@@ -1,11 +1,11 @@
 //! How a stream begins, opens and ends.
 
 use super::{
-    Phase, Seen, Subscription,
+    Phase, Subscription,
     opening::{Base, Plan, Source},
 };
 use crate::resume::{
-    Command, EndReason, Item, Message, OnCompaction, OutboxRoom, Proof, Record, Revision,
+    Command, EndReason, History, Item, Message, OnCompaction, OutboxRoom, Proof, Record, Revision,
     Selection, SessionId, SessionRequest, SnapshotReason, Start, StreamState, Time,
     batch::Assembler, ledger::Ledger,
 };
@@ -131,9 +131,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
             .filter(|record| record.selection == request.selection)
             .unwrap_or_else(|| Record::new(request.selection.clone()));
         self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
-        self.seen = Seen {
-            cluster_id: record.history.cluster_id,
-            raft_term: record.history.raft_term,
+        self.seen = History {
+            fingerprint: None,
+            ..record.history
         };
         self.suspicion.clear();
         self.backoff.reset();

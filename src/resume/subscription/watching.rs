@@ -5,8 +5,8 @@ use super::{
     opening::{Plan, Source},
 };
 use crate::resume::{
-    Command, Fingerprint, IdleProof, Item, OutboxRoom, ProbeSample, Proof, Revision, Settings,
-    StreamState, Time, WatchOpened, idle::DelayRule,
+    Command, Fingerprint, IdleProof, Item, OutboxRoom, ProbeSample, Proof, Record, Revision,
+    Settings, StreamState, Time, WatchOpened, idle::DelayRule,
 };
 
 /// How long a subscriber may leave events waiting before its watch is closed
@@ -280,12 +280,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
             return;
         }
         let ripe = watching.delay_rule.ripe(now);
-        if let Some(mut record) = self.writes.current().cloned()
-            && ripe > record.checkpoint.max(record.assumed)
-        {
-            record.assumed = ripe;
-            self.writes.want(record);
-        }
+        self.writes.change(|record| Record {
+            assumed: record
+                .assumed
+                .max(ripe.filter(|_| ripe > record.checkpoint)),
+            ..record.clone()
+        });
     }
 
     fn may_assume(&self) -> bool {
@@ -309,13 +309,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// An event at or below the assumed position proves the assumption wrong.
     fn distrust_assumed(&mut self, revision: Revision) {
-        if let Some(record) = self.writes.current()
-            && record.assumed >= Some(revision)
-        {
-            let mut record = record.clone();
-            record.assumed = None;
-            self.writes.want(record);
-        }
+        self.writes.change(|record| Record {
+            assumed: record.assumed.filter(|&assumed| assumed < revision),
+            ..record.clone()
+        });
     }
 
     /// The subscriber does not take what waits: etcd's history is the buffer.
