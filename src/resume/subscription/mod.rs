@@ -32,9 +32,9 @@ use self::{
     acks::Writes, opening::Plan, session::Session, snapshot::Snapshotting, watching::Watching,
 };
 use super::{
-    AckRefusal, Attempt, Command, History, Input, Item, Record, Revision, SessionId, Settings,
-    StreamState, Time, backoff::Backoff, batch::Assembler, history::Suspicion, input::Upstream,
-    ledger::Ledger,
+    AckRefusal, Attempt, Command, History, Input, Item, OnCompaction, Record, Revision, SessionId,
+    Settings, StreamState, Time, backoff::Backoff, batch::Assembler, history::Suspicion,
+    input::Upstream, ledger::Ledger,
 };
 
 /// One subscription: feed it inputs, run the commands it hands out.
@@ -52,14 +52,11 @@ pub struct Subscription<E, K> {
     last_session: Option<SessionId>,
     /// A stream of the stored range was opened, by this process.
     was_opened: bool,
-    /// What was delivered belongs to a history that is gone.
-    history_lost: bool,
-    /// What was delivered was so before an operator moved the subscription.
-    sought: bool,
-    /// A stream ended with that error since the history was found replaced.
-    replacement_told: bool,
-    /// ... one that chose to fail, for which that is all there is to be told.
-    failure_told: bool,
+    /// Why what was delivered can't be acknowledged any more.
+    void: Option<AckRefusal>,
+    /// A stream ended with that error since the history was found replaced. To
+    /// one that chose to fail, that is all there is to be told.
+    replacement_told: Option<OnCompaction>,
     draining: bool,
     phase: Phase<K>,
     assembler: Assembler<E>,
@@ -109,10 +106,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
             session: None,
             last_session: None,
             was_opened: false,
-            history_lost: false,
-            sought: false,
-            replacement_told: false,
-            failure_told: false,
+            void: None,
+            replacement_told: None,
             draining: false,
             phase: Phase::Idle,
             assembler: Assembler::new(None),
@@ -314,18 +309,15 @@ impl<E: Item, K: Item> Subscription<E, K> {
     }
 
     fn ack_refusal_without_delivery(&self) -> AckRefusal {
-        if self.last_session.is_none() && self.writes.current().is_none() {
-            AckRefusal::NotFound
-        } else if self.sought {
-            AckRefusal::Sought
-        } else if self.last_session.is_none() {
-            AckRefusal::NoSession
-        } else if self.history_lost {
-            AckRefusal::HistoryReplaced
-        } else {
-            AckRefusal::BeyondDelivered {
-                delivered: self.ledger.delivered(),
+        match &self.void {
+            _ if self.last_session.is_none() && self.writes.current().is_none() => {
+                AckRefusal::NotFound
             }
+            Some(refusal) => refusal.clone(),
+            None if self.last_session.is_none() => AckRefusal::NoSession,
+            None => AckRefusal::BeyondDelivered {
+                delivered: self.ledger.delivered(),
+            },
         }
     }
 }

@@ -268,7 +268,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
         self.forget_history();
         if self.is_open() {
-            self.history_lost = true;
+            self.void = Some(AckRefusal::HistoryReplaced);
             self.end(EndReason::HistoryReplaced);
         } else {
             self.resync(SnapshotReason::HistoryReplaced, None);
@@ -287,8 +287,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// Which cluster it was is kept as far as it is still true.
     pub(super) fn forget_checkpoint(&mut self, reason: SnapshotReason) {
         if reason == SnapshotReason::HistoryReplaced {
-            self.replacement_told = false;
-            self.failure_told = false;
+            self.replacement_told = None;
         }
         let history = self.seen.clone();
         self.writes.change(|record| Record {

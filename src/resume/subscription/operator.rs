@@ -8,9 +8,9 @@
 
 use super::{Phase, Subscription, session::Opening};
 use crate::resume::{
-    AckRefusal, Activity, EndReason, Header, History, Item, OperationId, OperationRefusal,
-    OutboxRoom, Proof, Record, SeekTo, SnapshotReason, StoreFailed, StreamState, Time,
-    ledger::Ledger,
+    AckRefusal, Activity, EndReason, Header, History, Item, OnCompaction, OperationId,
+    OperationRefusal, OutboxRoom, Proof, Record, SeekTo, SnapshotReason, StoreFailed, StreamState,
+    Time, ledger::Ledger,
 };
 
 impl<E: Item, K: Item> Subscription<E, K> {
@@ -46,12 +46,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let Some(record) = self.writes.current() else {
             return self.reply_operations(vec![operation], &Err(OperationRefusal::NotFound));
         };
-        let mut record = moved(record, to, header);
-        if self.failure_told && to == SeekTo::Snapshot {
-            record.pending_snapshot = Some(SnapshotReason::Requested);
-        }
+        let is_told = self.replacement_told == Some(OnCompaction::Fail);
+        let record = moved(record, to, header, is_told);
         self.end(EndReason::Sought);
-        self.sought = true;
+        self.void = Some(AckRefusal::Sought);
         self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
         self.writes.operate(operation, Some(record));
         for ack in self.writes.take_void_acks() {
@@ -76,14 +74,13 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.seen = History::default();
         self.last_session = self.session();
         self.was_opened = false;
-        self.history_lost = false;
-        self.sought = false;
-        self.replacement_told = false;
+        self.void = None;
+        self.replacement_told = None;
     }
 
     /// Whatever they asked for did not take place.
     pub(super) fn operations_failed(&mut self, operations: Vec<OperationId>, failed: &StoreFailed) {
-        if self.sought && !operations.is_empty() {
+        if self.void == Some(AckRefusal::Sought) && !operations.is_empty() {
             // Where nobody has been moved to is no place to acknowledge.
             let fingerprint = self
                 .writes
@@ -100,20 +97,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
 /// stays true only of the same checkpoint. A replaced history that nobody was
 /// told of yet stays the snapshot's reason: a position from before it, which a
 /// subscriber may bring along, would pass for one of the new history.
-fn moved(record: &Record, to: SeekTo, header: Option<Header>) -> Record {
-    let (position, proof, pending_snapshot) = match to {
-        SeekTo::Revision(revision) => (Some(revision), Proof::Acked, None),
-        SeekTo::Snapshot => {
-            let untold = Some(SnapshotReason::HistoryReplaced);
-            let reason = record
-                .pending_snapshot
-                .filter(|_| record.pending_snapshot == untold);
-            (
-                None,
-                Proof::Fresh,
-                reason.or(Some(SnapshotReason::Requested)),
-            )
-        }
+fn moved(record: &Record, to: SeekTo, header: Option<Header>, told: bool) -> Record {
+    let position = match to {
+        SeekTo::Revision(revision) => Some(revision),
+        SeekTo::Snapshot => None,
     };
     let mut history = record.history.clone();
     if position != record.checkpoint {
@@ -122,9 +109,17 @@ fn moved(record: &Record, to: SeekTo, header: Option<Header>) -> Record {
     if let Some(header) = header {
         recognise(&mut history, header);
     }
+    if position.is_some() {
+        return record.at(position, Proof::Acked, history);
+    }
+    let is_untold = !told && record.pending_snapshot == Some(SnapshotReason::HistoryReplaced);
     Record {
-        pending_snapshot,
-        ..record.at(position, proof, history)
+        pending_snapshot: Some(if is_untold {
+            SnapshotReason::HistoryReplaced
+        } else {
+            SnapshotReason::Requested
+        }),
+        ..record.at(None, Proof::Fresh, history)
     }
 }
 

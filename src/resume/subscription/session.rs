@@ -137,8 +137,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         };
         self.suspicion.clear();
         self.backoff.reset();
-        self.history_lost = false;
-        self.sought = false;
+        self.void = None;
         self.avoid_last_member = false;
         self.stalls = 0;
         self.writes.want(record.clone());
@@ -170,7 +169,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// acknowledged or, for who chose to fail, once the error was sent.
     fn must_tell_replacement(&self, record: &Record, request: &SessionRequest) -> bool {
         record.pending_snapshot == Some(SnapshotReason::HistoryReplaced)
-            && (request.on_compaction == OnCompaction::Resync || !self.replacement_told)
+            && (request.on_compaction == OnCompaction::Resync || self.replacement_told.is_none())
     }
 
     /// The history after the position is lost: a snapshot, or the end of the
@@ -309,9 +308,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
         if let Some(session) = &self.session {
             let id = session.id;
-            let is_told = reason == EndReason::HistoryReplaced;
-            self.replacement_told |= is_told;
-            self.failure_told |= is_told && session.request.on_compaction == OnCompaction::Fail;
+            if reason == EndReason::HistoryReplaced {
+                self.replacement_told = Some(session.request.on_compaction);
+            }
             self.commands.push_back(Command::EndSession(id, reason));
             self.leave();
         }
