@@ -56,11 +56,14 @@ impl Record {
     /// What to read of etcd, to find out whether its history still is the one
     /// that the checkpoint belongs to. `None`: there is nothing to go by.
     pub fn guard(&self) -> Option<Guard> {
-        let known = self.history.fingerprint.as_ref().map(|last| &last.key);
-        Some(Guard {
-            revision: self.checkpoint?,
-            key: known.unwrap_or(self.selection.range.key()).clone(),
-        })
+        Some(self.guard_at(self.checkpoint?, &self.history))
+    }
+
+    /// As `guard`, of another position.
+    pub(super) fn guard_at(&self, revision: Revision, known: &History) -> Guard {
+        let known = known.fingerprint.as_ref().map(|last| &last.key);
+        let key = known.unwrap_or(self.selection.range.key()).clone();
+        Guard { revision, key }
     }
 
     /// Whether what the guard read says that it is not. One reading, which an

@@ -1,6 +1,6 @@
 //! What may be sent now.
 
-use super::{Phase, Subscription, watching::fingerprint};
+use super::{Phase, Subscription, opening::Plan, watching::fingerprint};
 use crate::resume::{
     Command, Item, Message, Time,
     batch::{Batch, Window},
@@ -33,8 +33,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 self.unpark(*needs);
                 self.send_heartbeat(now);
             }
-            Phase::Waiting { .. } | Phase::Opening(_) => self.send_heartbeat(now),
-            Phase::Idle | Phase::AwaitingStore | Phase::ReadingHead => {}
+            Phase::Idle | Phase::AwaitingStore | Phase::Waiting { .. } | Phase::Asking(_) => {
+                self.send_heartbeat(now);
+            }
         }
     }
 
@@ -45,10 +46,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let is_ours = match &self.phase {
             Phase::Watching(watching) => watching.needs_heartbeats(),
             // The stream is alive though etcd may not be: its state says so.
-            Phase::Parked { .. } | Phase::Waiting { .. } | Phase::Opening(_) => true,
-            Phase::Idle | Phase::AwaitingStore | Phase::ReadingHead | Phase::Snapshotting(_) => {
-                false
-            }
+            Phase::Parked { .. } | Phase::Waiting { .. } => true,
+            Phase::Asking(plan) => matches!(plan, Plan::Watch(_)),
+            Phase::Idle | Phase::AwaitingStore | Phase::Snapshotting(_) => false,
         };
         is_ours.then(|| session.sent_at + self.settings.progress_interval)
     }

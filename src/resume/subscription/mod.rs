@@ -32,8 +32,8 @@ use self::{
     acks::Writes, opening::Plan, session::Session, snapshot::Snapshotting, watching::Watching,
 };
 use super::{
-    AckRefusal, Attempt, Command, History, Input, Item, OnCompaction, Record, Revision, SessionId,
-    Settings, StreamState, Time, backoff::Backoff, batch::Assembler, history::Suspicion,
+    AckRefusal, Attempt, Command, EndReason, History, Input, Item, OnCompaction, Record, Revision,
+    SessionId, Settings, StreamState, Time, backoff::Backoff, batch::Assembler, history::Suspicion,
     input::Upstream, ledger::Ledger,
 };
 
@@ -58,7 +58,7 @@ pub struct Subscription<E, K> {
     /// one that chose to fail, that is all there is to be told.
     replacement_told: Option<OnCompaction>,
     draining: bool,
-    phase: Phase<K>,
+    phase: Phase<E, K>,
     assembler: Assembler<E>,
     attempt: Attempt,
     backoff: Backoff,
@@ -71,17 +71,15 @@ pub struct Subscription<E, K> {
 
 /// What is being done for the session.
 #[derive(Debug)]
-enum Phase<K> {
+enum Phase<E, K> {
     /// Nothing: there is no live session.
     Idle,
     /// The session begins once the writes of the last one are done.
     AwaitingStore,
     /// Another attempt begins at `at`.
     Waiting { at: Time, plan: Plan },
-    /// etcd's newest revision is being read.
-    ReadingHead,
-    /// A watch is being created.
-    Opening(opening::Base),
+    /// etcd has not answered yet.
+    Asking(Plan),
     /// A watch is running.
     Watching(Watching),
     /// The subscriber is slow: no watch is held for it.
@@ -90,7 +88,7 @@ enum Phase<K> {
         needs: u64,
     },
     /// A snapshot is being read.
-    Snapshotting(Snapshotting<K>),
+    Snapshotting(Snapshotting<E, K>),
 }
 
 impl<E: Item, K: Item> Subscription<E, K> {
@@ -189,8 +187,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             Phase::Watching(watching) => self.watching_timeout(watching),
             Phase::Idle
             | Phase::AwaitingStore
-            | Phase::ReadingHead
-            | Phase::Opening(_)
+            | Phase::Asking(_)
             | Phase::Parked { .. }
             | Phase::Snapshotting(_) => None,
         };
@@ -208,8 +205,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
     pub fn wants_upstream(&self) -> bool {
         match &self.phase {
             Phase::Watching(_) => self.assembler.next_needs().is_none(),
-            Phase::Snapshotting(snapshot) => !snapshot.is_waiting(),
-            Phase::ReadingHead | Phase::Opening(_) => true,
+            Phase::Snapshotting(snapshot) => snapshot.messages.is_empty(),
+            Phase::Asking(_) => true,
             Phase::Idle | Phase::AwaitingStore | Phase::Waiting { .. } | Phase::Parked { .. } => {
                 false
             }
@@ -275,23 +272,49 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
+    /// What etcd says counts in the phase that asked for it.
     fn upstream(&mut self, said: Upstream<E, K>, now: Time) {
-        match said {
-            Upstream::WatchOpened(opened) => self.watch_opened(&opened, now),
-            Upstream::Events { events, fragment } => self.events(events, fragment, now),
-            Upstream::Bookmark(revision) => self.bookmark(revision, now),
-            Upstream::Compacted { compact_revision } => {
-                self.watch_compacted(compact_revision, now);
+        match (&mut self.phase, said) {
+            (Phase::Asking(Plan::Head), Upstream::Head(header)) => self.head_read(header),
+            (&mut Phase::Asking(Plan::Watch(base)), Upstream::WatchOpened(opened)) => {
+                self.watch_opened(base, &opened, now);
             }
-            Upstream::Head(header) => self.head_read(header),
-            Upstream::SnapshotBegun(header) => self.snapshot_begun(header, now),
-            Upstream::SnapshotPage(kvs) => self.snapshot_page(kvs),
-            Upstream::SnapshotEnded => self.snapshot_ended(),
-            Upstream::SnapshotCompacted { compact_revision } => {
+            (&mut Phase::Asking(Plan::Watch(base)), Upstream::Compacted { compact_revision }) => {
+                self.cancelled(base, compact_revision, now);
+            }
+            (Phase::Watching(_), Upstream::Events { events, fragment }) => {
+                self.heard(now, true);
+                self.events(events, fragment);
+            }
+            (Phase::Watching(watching), Upstream::Bookmark(revision)) => {
+                // A member that lags can certify less than was delivered.
+                if Some(revision) >= self.ledger.delivered() {
+                    watching.bookmark = watching.bookmark.max(Some(revision));
+                }
+                self.heard(now, false);
+            }
+            // Whether that is a loss, the next guard tells.
+            (Phase::Watching(_), Upstream::Compacted { .. }) => {
+                self.set_state(StreamState::CatchingUp);
+                if let Some(plan) = self.plan_to_continue() {
+                    self.back_off(plan, now);
+                }
+            }
+            (
+                &mut Phase::Asking(Plan::Snapshot {
+                    reason,
+                    compact_revision,
+                }),
+                Upstream::SnapshotBegun(header),
+            ) => self.snapshot_begun(reason, compact_revision, header, now),
+            (Phase::Snapshotting(snapshot), Upstream::SnapshotPage(kvs)) => snapshot.page(kvs),
+            (Phase::Snapshotting(snapshot), Upstream::SnapshotEnded) => snapshot.ended(),
+            (_, Upstream::SnapshotCompacted { compact_revision }) => {
                 self.snapshot_compacted(compact_revision, now);
             }
-            Upstream::Lost => self.lost(now),
-            Upstream::Refused(refusal) => self.end(super::EndReason::Refused(refusal)),
+            (_, Upstream::Lost) => self.lost(now),
+            (_, Upstream::Refused(refusal)) => self.end(EndReason::Refused(refusal)),
+            _ => {}
         }
     }
 

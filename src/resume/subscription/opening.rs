@@ -1,9 +1,9 @@
 //! How an attempt on etcd begins and fails, and what its guard means.
 
-use super::{Phase, Subscription, session::Opened, snapshot::Snapshotting, watching::Watching};
+use super::{Phase, Subscription, watching::Watching};
 use crate::resume::{
-    AckRefusal, Command, EndReason, Fingerprint, Guard, Header, History, IdleProof, Item, Proof,
-    Record, Revision, Selection, SnapshotReason, StreamState, Time, WatchOpened,
+    AckRefusal, Command, EndReason, Fingerprint, Header, History, IdleProof, Item, Proof, Record,
+    Revision, SnapshotReason, StreamState, Time, WatchOpened,
     batch::Assembler,
     history::{Suspicion, Verdict, judge},
     ledger::Ledger,
@@ -46,71 +46,75 @@ pub(super) enum Source {
     Delivered,
 }
 
+impl Plan {
+    pub(super) const fn watch(revision: Revision, source: Source) -> Self {
+        Self::Watch(Base { revision, source })
+    }
+}
+
 impl<E: Item, K: Item> Subscription<E, K> {
     /// Ends the current attempt, if any, and begins another.
     pub(super) fn begin_attempt(&mut self, plan: Plan) {
         self.attempt.0 += 1;
         let attempt = self.attempt;
-        match plan {
-            Plan::Head => {
-                self.phase = Phase::ReadingHead;
-                self.commands.push_back(Command::ReadHead(attempt));
-            }
+        let command = match plan {
+            Plan::Head => Command::ReadHead(attempt),
+            Plan::Snapshot { .. } => Command::ReadSnapshot(attempt),
             Plan::Watch(base) => {
-                let Some(key) = self.guarded_key(base) else {
+                let Some(record) = self.writes.current() else {
                     return;
                 };
-                self.phase = Phase::Opening(base);
-                self.commands.push_back(Command::OpenWatch {
+                Command::OpenWatch {
                     attempt,
-                    guard: Guard {
-                        revision: base.revision,
-                        key,
-                    },
+                    guard: record.guard_at(base.revision, &self.history_at(base)),
                     avoid_last_member: self.avoid_last_member,
-                });
+                }
             }
-            Plan::Snapshot {
-                reason,
-                compact_revision,
-            } => {
-                self.phase = Phase::Snapshotting(Snapshotting::new(reason, compact_revision));
-                self.commands.push_back(Command::ReadSnapshot(attempt));
-            }
-        }
+        };
+        self.phase = Phase::Asking(plan);
+        self.commands.push_back(command);
     }
 
     /// Ends the current attempt and begins another at `at`.
     pub(super) fn wait(&mut self, plan: Plan, at: Time) {
+        self.close_attempt(Phase::Waiting { at, plan });
+    }
+
+    /// Ends the current attempt, as `wait` does, before the next delay is over.
+    pub(super) fn back_off(&mut self, plan: Plan, now: Time) {
+        let at = now + self.backoff.next_delay();
+        self.wait(plan, at);
+    }
+
+    /// Ends the current attempt; no other is under way in `phase`.
+    pub(super) fn close_attempt(&mut self, phase: Phase<E, K>) {
         self.attempt.0 += 1;
         self.assembler.restart();
-        self.phase = Phase::Waiting { at, plan };
+        self.phase = phase;
         self.commands.push_back(Command::CloseUpstream);
+    }
+
+    /// What the current attempt is for, or how to go on after it; `None`:
+    /// there is none.
+    pub(super) fn plan(&self) -> Option<Plan> {
+        match &self.phase {
+            Phase::Asking(plan) => Some(*plan),
+            Phase::Snapshotting(snapshot) => Some(snapshot.plan),
+            Phase::Watching(_) | Phase::Parked { .. } => self.plan_to_continue(),
+            Phase::Idle | Phase::AwaitingStore | Phase::Waiting { .. } => None,
+        }
     }
 
     /// Goes on from what this session delivered.
     pub(super) fn plan_to_continue(&self) -> Option<Plan> {
-        self.ledger.delivered().map(|revision| {
-            Plan::Watch(Base {
-                revision,
-                source: Source::Delivered,
-            })
-        })
+        let delivered = self.ledger.delivered();
+        delivered.map(|revision| Plan::watch(revision, Source::Delivered))
     }
 
     /// The attempt failed; it may succeed later.
     pub(super) fn lost(&mut self, now: Time) {
         self.note_health(now);
-        let plan = match &self.phase {
-            Phase::ReadingHead => Some(Plan::Head),
-            Phase::Opening(base) => Some(Plan::Watch(*base)),
-            Phase::Watching(_) => self.plan_to_continue(),
-            Phase::Snapshotting(snapshot) => Some(snapshot.plan()),
-            Phase::Idle | Phase::AwaitingStore | Phase::Waiting { .. } | Phase::Parked { .. } => {
-                None
-            }
-        };
-        let Some(plan) = plan else {
+        let Some(plan) = self.plan() else {
             return;
         };
         let Some(plan) = self.open_without_etcd(plan) else {
@@ -118,8 +122,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         };
         self.set_state(StreamState::UpstreamLost);
         self.avoid_last_member = true;
-        let at = now + self.backoff.next_delay();
-        self.wait(plan, at);
+        self.back_off(plan, now);
     }
 
     /// etcd is away, or busy, before the stream was opened: it opens at what the store
@@ -128,75 +131,77 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if self.is_open() {
             return Some(plan);
         }
-        let plan = match plan {
+        let base = match plan {
             Plan::Head => return None,
+            Plan::Snapshot { .. } => None,
             Plan::Watch(base) => match base.source {
                 Source::ResumeAfter => return None,
                 // Whether the assumption is needed is not known yet.
-                Source::Assumed => Plan::Watch(Base {
+                Source::Assumed => Some(Base {
                     revision: self.ledger.delivered()?,
                     source: Source::Checkpoint,
                 }),
-                Source::Checkpoint | Source::Head | Source::Delivered => plan,
+                Source::Checkpoint | Source::Head | Source::Delivered => Some(base),
             },
-            Plan::Snapshot { .. } => plan,
         };
-        let opened = match plan {
-            Plan::Watch(base) => self.opened_at(base),
-            Plan::Head | Plan::Snapshot { .. } => Opened::BEFORE_SNAPSHOT,
-        };
-        self.set_opened(opened);
-        Some(plan)
+        self.set_opened(base);
+        Some(base.map_or(plan, Plan::Watch))
     }
 
     pub(super) fn head_read(&mut self, header: Header) {
-        if !matches!(self.phase, Phase::ReadingHead) {
-            return;
-        }
         self.see(header);
         let history = self.seen.clone();
         self.writes
             .change(|record| record.at(Some(header.revision), Proof::Acked, history));
         self.ledger = Ledger::new(Some(header.revision), None);
-        self.begin_attempt(Plan::Watch(Base {
-            revision: header.revision,
-            source: Source::Head,
-        }));
+        self.begin_attempt(Plan::watch(header.revision, Source::Head));
     }
 
-    pub(super) fn watch_opened(&mut self, opened: &WatchOpened, now: Time) {
-        let Phase::Opening(base) = self.phase else {
+    pub(super) fn watch_opened(&mut self, base: Base, opened: &WatchOpened, now: Time) {
+        let Some(record) = self.writes.current() else {
             return;
         };
-        let Some(selection) = self.selection() else {
-            return;
-        };
-        let known = self.seen_with(self.fingerprint_of(base));
-        match judge(&opened.guard, &known, selection) {
+        match judge(&opened.guard, &self.history_at(base), &record.selection) {
             Verdict::Intact(header) => self.resume(base, opened, header, now),
             Verdict::Compacted(compact_revision) => self.compacted(base, compact_revision),
             // An event that the delay rule did not see changed the key.
             Verdict::Replaced if base.source == Source::Assumed => {
-                self.resync(SnapshotReason::Compacted, None);
+                self.resync(base.source, SnapshotReason::Compacted, None);
             }
             Verdict::Replaced => self.replaced(base.source),
-            Verdict::Behind if self.suspicion.confirm(now) => self.replaced(base.source),
             Verdict::Behind => {
                 self.avoid_last_member = true;
-                self.wait(Plan::Watch(base), now + Suspicion::REPEAT_AFTER);
+                self.behind(base.source, Plan::Watch(base), now);
             }
         }
     }
 
+    /// etcd is behind the position, which counts only if it repeats.
+    pub(super) fn behind(&mut self, source: Source, plan: Plan, now: Time) {
+        if self.suspicion.confirm(now) {
+            self.replaced(source);
+        } else {
+            self.wait(plan, now + Suspicion::REPEAT_AFTER);
+        }
+    }
+
+    /// The watch was cancelled before its guard was read: it says what that
+    /// would say.
+    pub(super) fn cancelled(&mut self, base: Base, compact_revision: Revision, now: Time) {
+        if compact_revision > base.revision {
+            self.compacted(base, Some(compact_revision));
+        } else {
+            self.back_off(Plan::Watch(base), now);
+        }
+    }
+
     /// History after the position is compacted.
-    pub(super) fn compacted(&mut self, base: Base, compact_revision: Option<Revision>) {
+    fn compacted(&mut self, base: Base, compact_revision: Option<Revision>) {
         self.suspicion.clear();
         if let Some(assumed) = self.assumed_instead_of(base) {
-            self.begin_attempt(Plan::Watch(assumed));
-        } else if base.source == Source::ResumeAfter {
-            self.resync_own(SnapshotReason::Compacted, compact_revision);
+            self.begin_attempt(Plan::watch(assumed, Source::Assumed));
         } else {
-            self.resync(SnapshotReason::Compacted, compact_revision);
+            self.resync(base.source, SnapshotReason::Compacted, compact_revision);
         }
     }
 
@@ -204,17 +209,20 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.suspicion.clear();
         self.see(header);
         self.avoid_last_member = false;
-        self.set_opened(self.opened_at(base));
-        match base.source {
-            Source::Delivered => {}
-            Source::Checkpoint | Source::Head => {
-                self.assembler = Assembler::new(Some(base.revision));
-            }
-            Source::Assumed => self.start_at(base.revision),
-            Source::ResumeAfter => {
-                self.accept_resume_after(base);
-                self.start_at(base.revision);
-            }
+        self.set_opened(Some(base));
+        let position = Some(base.revision);
+        if base.source == Source::ResumeAfter && self.writes.current_checkpoint() != position {
+            // The subscriber's own position becomes the checkpoint, backwards too.
+            let history = self.seen.clone();
+            self.writes
+                .change(|record| record.at(position, Proof::Acked, history));
+        }
+        if base.source != Source::Delivered {
+            let stored = self.writes.current();
+            let stored = stored.filter(|record| record.checkpoint == position);
+            let fingerprint = stored.and_then(|record| record.history.fingerprint.clone());
+            self.ledger = Ledger::new(position, fingerprint);
+            self.assembler = Assembler::new(position);
         }
         self.set_state(StreamState::CatchingUp);
         self.phase = Phase::Watching(Watching::new(
@@ -226,62 +234,33 @@ impl<E: Item, K: Item> Subscription<E, K> {
         ));
     }
 
-    fn start_at(&mut self, revision: Revision) {
-        let fingerprint = self
-            .writes
-            .current()
-            .filter(|record| record.checkpoint == Some(revision))
-            .and_then(|record| record.history.fingerprint.clone());
-        self.ledger = Ledger::new(Some(revision), fingerprint);
-        self.assembler = Assembler::new(Some(revision));
-    }
-
-    /// The subscriber's own position becomes the checkpoint, backwards too.
-    fn accept_resume_after(&mut self, base: Base) {
-        if self.writes.current_checkpoint() != Some(base.revision) {
-            let history = self.seen.clone();
-            self.writes
-                .change(|record| record.at(Some(base.revision), Proof::Acked, history));
-        }
-    }
-
     /// The delay rule's position, if it may replace a snapshot here.
-    pub(super) fn assumed_instead_of(&self, base: Base) -> Option<Base> {
+    pub(super) fn assumed_instead_of(&self, base: Base) -> Option<Revision> {
         let may = base.source == Source::Checkpoint
             && !self.is_open()
             && self.settings.idle_proof != IdleProof::Progress;
-        let assumed = self.writes.current()?.assumed?;
-        may.then_some(Base {
-            revision: assumed,
-            source: Source::Assumed,
-        })
+        self.writes.current()?.assumed.filter(|_| may)
     }
 
     /// etcd's history is another one. A live stream ends; a stream that has
     /// not begun begins with a snapshot.
     pub(super) fn replaced(&mut self, source: Source) {
         self.suspicion.clear();
-        if source == Source::ResumeAfter {
-            // A position that the subscriber brought says nothing about ours,
-            // unless it takes the snapshot.
-            return self.resync_own(SnapshotReason::HistoryReplaced, None);
+        // A position that the subscriber brought says nothing about ours,
+        // unless it takes the snapshot.
+        if source != Source::ResumeAfter {
+            // The checkpoint means nothing any more; a stream that does not get as
+            // far as to acknowledge the snapshot is followed by one that is told why.
+            self.fail_acks(&AckRefusal::HistoryReplaced);
+            self.ledger = Ledger::default();
+            self.seen = History::default();
+            self.forget_checkpoint(SnapshotReason::HistoryReplaced);
+            if self.is_open() {
+                self.void = Some(AckRefusal::HistoryReplaced);
+                return self.end(EndReason::HistoryReplaced);
+            }
         }
-        self.forget_history();
-        if self.is_open() {
-            self.void = Some(AckRefusal::HistoryReplaced);
-            self.end(EndReason::HistoryReplaced);
-        } else {
-            self.resync(SnapshotReason::HistoryReplaced, None);
-        }
-    }
-
-    /// The checkpoint means nothing any more; a stream that does not get as
-    /// far as to acknowledge the snapshot is followed by one that is told why.
-    fn forget_history(&mut self) {
-        self.fail_acks(&AckRefusal::HistoryReplaced);
-        self.ledger = Ledger::default();
-        self.seen = History::default();
-        self.forget_checkpoint(SnapshotReason::HistoryReplaced);
+        self.resync(source, SnapshotReason::HistoryReplaced, None);
     }
 
     /// Which cluster it was is kept as far as it is still true.
@@ -297,7 +276,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     }
 
     /// Notes which cluster gave a linearizable answer.
-    pub(super) fn see(&mut self, header: Header) {
+    fn see(&mut self, header: Header) {
         if header.cluster_id != 0 {
             self.seen.cluster_id = header.cluster_id;
         }
@@ -313,50 +292,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
-    /// What the live session watches.
-    fn selection(&self) -> Option<&Selection> {
-        self.session
-            .as_ref()
-            .map(|session| &session.request.selection)
-    }
-
-    fn opened_at(&self, base: Base) -> Opened {
-        let proof = match base.source {
-            Source::Assumed => Proof::Delay,
-            Source::Head => Proof::Fresh,
-            Source::ResumeAfter => Proof::Acked,
-            Source::Checkpoint | Source::Delivered => self
-                .writes
-                .current()
-                .map_or(Proof::Fresh, |record| record.proof),
-        };
-        Opened {
-            checkpoint: Some(base.revision),
-            resumed: base.source != Source::Head,
-            proof,
-        }
-    }
-
-    /// What is known of the last event at or below the position.
-    fn fingerprint_of(&self, base: Base) -> Option<Fingerprint> {
-        match base.source {
-            Source::Checkpoint | Source::Assumed | Source::Delivered => {
-                self.ledger.fingerprint_at(base.revision)
-            }
-            Source::ResumeAfter => self
-                .writes
-                .current()
-                .filter(|record| record.checkpoint == Some(base.revision))
-                .and_then(|record| record.history.fingerprint.clone()),
-            Source::Head => None,
-        }
-    }
-
-    fn guarded_key(&self, base: Base) -> Option<bytes::Bytes> {
-        let selection = self.selection()?;
-        Some(
-            self.fingerprint_of(base)
-                .map_or_else(|| selection.range.key().clone(), |known| known.key),
-        )
+    /// What is known of the history up to the position.
+    fn history_at(&self, base: Base) -> History {
+        // Nothing, of a position that the subscriber brought, unless it is ours.
+        let is_ours = base.source != Source::ResumeAfter
+            || self.writes.current_checkpoint() == Some(base.revision);
+        let fingerprint = self.ledger.fingerprint_at(base.revision);
+        self.seen_with(fingerprint.filter(|_| is_ours))
     }
 }

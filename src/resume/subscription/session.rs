@@ -35,18 +35,11 @@ pub(super) struct Session {
 pub(super) enum Opening {
     /// Not known yet.
     Unknown,
-    /// To be sent once the store holds what it says.
-    Ready(Opened),
+    /// To be sent once the store holds what it says: where the stream begins;
+    /// `None`: with a snapshot.
+    Ready(Option<Base>),
     /// Sent.
     Sent,
-}
-
-/// What `opened` says.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Opened {
-    pub(super) checkpoint: Option<Revision>,
-    pub(super) resumed: bool,
-    pub(super) proof: Proof,
 }
 
 impl Session {
@@ -54,15 +47,6 @@ impl Session {
     pub(super) fn can_send(&self) -> bool {
         matches!(self.opening, Opening::Sent) && self.room != OutboxRoom::None
     }
-}
-
-impl Opened {
-    /// A snapshot follows.
-    pub(super) const BEFORE_SNAPSHOT: Self = Self {
-        checkpoint: None,
-        resumed: false,
-        proof: Proof::Fresh,
-    };
 }
 
 impl<E: Item, K: Item> Subscription<E, K> {
@@ -145,22 +129,14 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if let Some(revision) = request.resume_after
             && !self.must_tell_replacement(&record, &request)
         {
-            return self.begin_attempt(Plan::Watch(Base {
-                revision,
-                source: Source::ResumeAfter,
-            }));
+            return self.begin_attempt(Plan::watch(revision, Source::ResumeAfter));
         }
+        let source = Source::Checkpoint;
         match (record.pending_snapshot, record.checkpoint, request.start) {
-            (Some(reason), ..) => self.resync(reason, None),
-            (None, Some(revision), _) => self.begin_attempt(Plan::Watch(Base {
-                revision,
-                source: Source::Checkpoint,
-            })),
+            (Some(reason), ..) => self.resync(source, reason, None),
+            (None, Some(revision), _) => self.begin_attempt(Plan::watch(revision, source)),
             (None, None, Start::Latest) => self.begin_attempt(Plan::Head),
-            (None, None, Start::Snapshot) => self.begin_attempt(Plan::Snapshot {
-                reason: SnapshotReason::First,
-                compact_revision: None,
-            }),
+            (None, None, Start::Snapshot) => self.resync(source, SnapshotReason::First, None),
         }
     }
 
@@ -174,49 +150,52 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// The history after the position is lost: a snapshot, or the end of the
     /// stream, as the subscriber chose.
-    pub(super) fn resync(&mut self, reason: SnapshotReason, compact_revision: Option<Revision>) {
+    pub(super) fn resync(
+        &mut self,
+        source: Source,
+        reason: SnapshotReason,
+        compact_revision: Option<Revision>,
+    ) {
         let Some(session) = &self.session else {
             return;
         };
-        let fails = session.request.on_compaction == OnCompaction::Fail;
-        match (fails, reason) {
-            (true, SnapshotReason::Compacted) => {
-                let own = session.request.resume_after.filter(|_| !self.is_open());
-                self.end(EndReason::Compacted {
+        let is_own = source == Source::ResumeAfter;
+        if session.request.on_compaction == OnCompaction::Fail {
+            let own = session.request.resume_after.filter(|_| is_own);
+            let end = match reason {
+                SnapshotReason::Compacted => Some(EndReason::Compacted {
                     checkpoint: own.or(self.writes.current_checkpoint()),
                     compact_revision,
-                });
-            }
-            (true, SnapshotReason::HistoryReplaced) => self.end(EndReason::HistoryReplaced),
-            (_, reason) => {
-                if !self.is_open() {
-                    // The stream begins with the snapshot: nothing before it
-                    // was delivered on it.
-                    self.ledger = Ledger::default();
-                }
-                self.begin_attempt(Plan::Snapshot {
-                    reason,
-                    compact_revision,
-                });
+                }),
+                SnapshotReason::HistoryReplaced => Some(EndReason::HistoryReplaced),
+                SnapshotReason::First | SnapshotReason::Requested => None,
+            };
+            if let Some(end) = end {
+                return self.end(end);
             }
         }
-    }
-
-    /// As `resync`, where the position was the subscriber's own: ours may lie
-    /// above it, and would skip what the subscriber says it has not processed.
-    pub(super) fn resync_own(&mut self, reason: SnapshotReason, compact: Option<Revision>) {
-        self.resync(reason, compact);
-        if self.session.is_some() {
+        if !self.is_open() {
+            // The stream begins with the snapshot: nothing before it
+            // was delivered on it.
+            self.ledger = Ledger::default();
+        }
+        self.begin_attempt(Plan::Snapshot {
+            reason,
+            compact_revision,
+        });
+        if is_own {
+            // Ours may lie above the subscriber's own position, and would skip
+            // what it says it has not processed.
             self.forget_checkpoint(reason);
         }
     }
 
     /// What `opened` will say is known.
-    pub(super) fn set_opened(&mut self, opened: Opened) {
+    pub(super) fn set_opened(&mut self, base: Option<Base>) {
         if let Some(session) = &mut self.session
             && matches!(session.opening, Opening::Unknown)
         {
-            session.opening = Opening::Ready(opened);
+            session.opening = Opening::Ready(base);
         }
     }
 
@@ -225,52 +204,55 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// where it begins.
     pub(super) fn open_due(&self) -> Option<Time> {
         let session = self.session.as_ref().filter(|_| !self.is_open())?;
-        let store_says = match &self.phase {
-            Phase::Opening(base) => match base.source {
-                Source::Checkpoint => self.assumed_instead_of(*base).is_none(),
+        let Phase::Asking(plan) = self.phase else {
+            return None;
+        };
+        let store_says = match plan {
+            Plan::Head => false,
+            Plan::Watch(base) => match base.source {
+                Source::Checkpoint => self.assumed_instead_of(base).is_none(),
                 Source::Head => true,
                 Source::Assumed | Source::ResumeAfter | Source::Delivered => false,
             },
-            Phase::Snapshotting(_) => true,
-            Phase::Idle
-            | Phase::AwaitingStore
-            | Phase::Waiting { .. }
-            | Phase::ReadingHead
-            | Phase::Watching(_)
-            | Phase::Parked { .. } => false,
+            Plan::Snapshot { .. } => true,
         };
         // A replaced history is better told by how the stream begins.
         (store_says && !self.suspicion.is_raised()).then(|| session.sent_at + OPEN_WITHIN)
     }
 
     pub(super) fn open_in_time(&mut self, now: Time) {
-        if self.open_due().is_none_or(|at| at > now) {
-            return;
+        if self.open_due().is_some_and(|at| at <= now)
+            && let Some(plan) = self.plan()
+        {
+            self.open_without_etcd(plan);
+            self.set_state(StreamState::CatchingUp);
         }
-        let plan = match &self.phase {
-            Phase::Opening(base) => Plan::Watch(*base),
-            Phase::Snapshotting(snapshot) => snapshot.plan(),
-            _ => return,
-        };
-        self.open_without_etcd(plan);
-        self.set_state(StreamState::CatchingUp);
     }
 
     /// Sends `opened` once everything it says is durable.
     pub(super) fn open_session(&mut self, now: Time) {
         if let Some(session) = &mut self.session
-            && let Opening::Ready(opened) = session.opening
+            && let Opening::Ready(base) = session.opening
             && self.writes.are_done()
         {
             session.opening = Opening::Sent;
             self.was_opened = true;
             session.sent_at = now;
+            let proof = match base.map(|base| base.source) {
+                None | Some(Source::Head) => Proof::Fresh,
+                Some(Source::Assumed) => Proof::Delay,
+                Some(Source::ResumeAfter) => Proof::Acked,
+                Some(Source::Checkpoint | Source::Delivered) => self
+                    .writes
+                    .durable()
+                    .map_or(Proof::Fresh, |record| record.proof),
+            };
             self.commands.push_back(Command::Deliver(
                 session.id,
                 Message::Opened {
-                    checkpoint: opened.checkpoint,
-                    resumed: opened.resumed,
-                    proof: opened.proof,
+                    checkpoint: base.map(|base| base.revision),
+                    resumed: base.is_some_and(|base| base.source != Source::Head),
+                    proof,
                     cluster_id: self.seen.cluster_id,
                 },
             ));

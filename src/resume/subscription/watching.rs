@@ -1,9 +1,6 @@
 //! What a running watch says, and what its silence means.
 
-use super::{
-    Phase, Subscription,
-    opening::{Plan, Source},
-};
+use super::{Phase, Subscription, opening::Source};
 use crate::resume::{
     Command, Fingerprint, IdleProof, Item, OutboxRoom, ProbeSample, Proof, Record, Revision,
     Settings, StreamState, Time, WatchOpened, idle::DelayRule,
@@ -138,14 +135,21 @@ impl Watching {
 }
 
 impl<E: Item, K: Item> Subscription<E, K> {
-    pub(super) fn events(&mut self, events: Vec<E>, fragment: bool, now: Time) {
-        let Phase::Watching(watching) = &mut self.phase else {
-            return;
-        };
-        watching.heard(now, &self.settings);
-        watching.event_at = now;
+    /// etcd said something on the watch; `true`: it was events.
+    pub(super) fn heard(&mut self, now: Time, is_events: bool) {
+        if let Phase::Watching(watching) = &mut self.phase {
+            watching.heard(now, &self.settings);
+            if is_events {
+                watching.event_at = now;
+            } else {
+                watching.ask_at = now + self.settings.progress_interval;
+            }
+        }
         self.backoff.reset();
         self.stalls = 0;
+    }
+
+    pub(super) fn events(&mut self, events: Vec<E>, fragment: bool) {
         let delivered = self.ledger.delivered();
         let mut revisions = events.iter().map(Item::mod_revision);
         if let Some(first) = revisions.find(|&revision| Some(revision) > delivered) {
@@ -155,39 +159,6 @@ impl<E: Item, K: Item> Subscription<E, K> {
             return self.replaced(Source::Delivered);
         }
         self.assembler.push(events, fragment);
-    }
-
-    pub(super) fn bookmark(&mut self, revision: Revision, now: Time) {
-        let Phase::Watching(watching) = &mut self.phase else {
-            return;
-        };
-        watching.heard(now, &self.settings);
-        watching.ask_at = now + self.settings.progress_interval;
-        // A member that lags can certify less than was delivered.
-        if Some(revision) >= self.ledger.delivered() {
-            watching.bookmark = watching.bookmark.max(Some(revision));
-        }
-        self.backoff.reset();
-        self.stalls = 0;
-    }
-
-    /// etcd cancelled the watch. Whether that is a loss, the next guard tells.
-    pub(super) fn watch_compacted(&mut self, compact_revision: Revision, now: Time) {
-        if let Phase::Opening(base) = self.phase {
-            // It came before the guard's answer, and says what that will say.
-            if compact_revision > base.revision {
-                self.compacted(base, Some(compact_revision));
-            } else {
-                let at = now + self.backoff.next_delay();
-                self.wait(Plan::Watch(base), at);
-            }
-        } else if matches!(self.phase, Phase::Watching(_))
-            && let Some(plan) = self.plan_to_continue()
-        {
-            self.set_state(StreamState::CatchingUp);
-            let at = now + self.backoff.next_delay();
-            self.wait(plan, at);
-        }
     }
 
     /// Everything in range up to `revision` was delivered, etcd says.
@@ -318,11 +289,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// The subscriber does not take what waits: etcd's history is the buffer.
     fn park(&mut self) {
         let needs = self.assembler.next_needs().unwrap_or(0);
-        self.attempt.0 += 1;
-        self.assembler.restart();
-        self.phase = Phase::Parked { needs };
         self.set_state(StreamState::CatchingUp);
-        self.commands.push_back(Command::CloseUpstream);
+        self.close_attempt(Phase::Parked { needs });
     }
 
     pub(super) fn unpark(&mut self, needs: u64) {
@@ -355,13 +323,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
     }
 
     fn stalled(&mut self, now: Time) {
-        if let Some(plan) = self.plan_to_continue() {
-            self.stalls = self.stalls.saturating_add(1);
-            self.set_state(StreamState::UpstreamLost);
-            self.avoid_last_member = true;
-            let at = now + self.backoff.next_delay();
-            self.wait(plan, at);
-        }
+        self.stalls = self.stalls.saturating_add(1);
+        self.lost(now);
     }
 }
 
