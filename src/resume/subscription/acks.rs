@@ -20,7 +20,7 @@ const HAND_AGAIN_AFTER: Time = Time::from_secs(1);
 /// The record, as it is on disk and as it should be.
 #[derive(Debug)]
 pub(super) struct Writes {
-    durable: Option<Record>,
+    pub(super) durable: Option<Record>,
     in_flight: Option<Change>,
     wanted: Option<Change>,
     /// A write failed that does not only move the checkpoint forward to what is
@@ -39,10 +39,8 @@ struct Change {
 }
 
 impl Change {
-    /// Whether acknowledgements alone would not have made it.
-    fn is_more_than_an_ack(&self, durable: Option<&Record>) -> bool {
-        let checkpoint = self.record.as_ref().and_then(|record| record.checkpoint);
-        !self.operations.is_empty() || durable.is_none_or(|durable| checkpoint < durable.checkpoint)
+    fn checkpoint(&self) -> Option<Revision> {
+        self.record.as_ref()?.checkpoint
     }
 }
 
@@ -57,13 +55,13 @@ impl Writes {
         }
     }
 
-    pub(super) const fn durable(&self) -> Option<&Record> {
-        self.durable.as_ref()
+    fn to_come(&self) -> impl Iterator<Item = &Change> {
+        [&self.in_flight, &self.wanted].into_iter().flatten()
     }
 
     /// As it should be, durable or not.
     pub(super) fn current(&self) -> Option<&Record> {
-        match self.wanted.as_ref().or(self.in_flight.as_ref()) {
+        match self.to_come().last() {
             Some(change) => change.record.as_ref(),
             None => self.durable.as_ref(),
         }
@@ -81,19 +79,15 @@ impl Writes {
     }
 
     /// Whether the record on disk is as it should be.
-    pub(super) const fn are_done(&self) -> bool {
-        self.in_flight.is_none() && self.wanted.is_none()
+    pub(super) fn are_done(&self) -> bool {
+        self.to_come().next().is_none()
     }
 
     /// Has `record` written, unless it is written already.
     pub(super) fn want(&mut self, record: Record) {
         let is_known = !self.unsure || !self.are_done();
         if self.current() != Some(&record) || !is_known {
-            let replaced = self.wanted.take();
-            self.wanted = Some(Change {
-                record: Some(record),
-                operations: replaced.map_or_else(Vec::new, |change| change.operations),
-            });
+            self.replace(Some(record), None);
         }
     }
 
@@ -104,12 +98,12 @@ impl Writes {
         }
     }
 
-    /// Has an operator's change written, in place of any other that has not
-    /// begun. `None`: the record is removed.
-    pub(super) fn operate(&mut self, operation: OperationId, record: Option<Record>) {
+    /// Has `record` written in place of any other that has not begun, for an
+    /// operator perhaps. `None`: the record is removed.
+    pub(super) fn replace(&mut self, record: Option<Record>, operation: Option<OperationId>) {
         let replaced = self.wanted.take();
         let mut operations = replaced.map_or_else(Vec::new, |change| change.operations);
-        operations.push(operation);
+        operations.extend(operation);
         self.wanted = Some(Change { record, operations });
     }
 
@@ -125,32 +119,23 @@ impl Writes {
         }
     }
 
-    /// Takes out the acks that no write under way or to come covers.
-    pub(super) fn take_void_acks(&mut self) -> Vec<AckId> {
-        let checkpoint = |change: &Change| change.record.as_ref()?.checkpoint;
-        let to_come = [&self.in_flight, &self.wanted].into_iter().flatten();
-        let reached = to_come.filter_map(checkpoint).max();
-        let waiting = std::mem::take(&mut self.waiting).into_iter();
-        let (covered, void): (Vec<_>, Vec<_>) =
-            waiting.partition(|&(_, revision)| Some(revision) <= reached);
-        self.waiting = covered;
-        void.into_iter().map(|(ack, _)| ack).collect()
-    }
-
     fn durable_checkpoint(&self) -> Option<Revision> {
-        self.durable.as_ref().and_then(|record| record.checkpoint)
+        self.durable.as_ref()?.checkpoint
     }
 
     /// What is acknowledged for good: on disk, and not about to fall.
     fn settled_checkpoint(&self) -> Option<Revision> {
-        let to_come = [&self.in_flight, &self.wanted].into_iter().flatten();
-        to_come
-            .map(|change| change.record.as_ref().and_then(|record| record.checkpoint))
-            .fold(self.durable_checkpoint(), Ord::min)
+        let to_come = self.to_come().map(Change::checkpoint);
+        to_come.fold(self.durable_checkpoint(), Ord::min)
+    }
+
+    /// What the writes under way and to come bring the checkpoint to, at most.
+    pub(super) fn reached(&self) -> Option<Revision> {
+        self.to_come().filter_map(Change::checkpoint).max()
     }
 
     pub(super) fn current_checkpoint(&self) -> Option<Revision> {
-        self.current().and_then(|record| record.checkpoint)
+        self.current()?.checkpoint
     }
 }
 
@@ -245,38 +230,44 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     pub(super) fn persisted(&mut self, outcome: Result<(), StoreFailed>, now: Time) {
         debug_assert!(self.writes.in_flight.is_some(), "nothing was being written");
-        let written = self.writes.in_flight.take();
-        match (outcome, written) {
-            (Ok(()), None) => {}
-            (Ok(()), Some(change)) => {
-                let before = self.writes.durable_checkpoint();
-                self.writes.durable = change.record;
-                self.writes.unsure = false;
-                if self.writes.durable.is_some() {
-                    self.settle();
-                } else {
-                    self.forgotten();
-                }
-                self.reply_operations(change.operations, &Ok(before));
+        if let Some(change) = self.writes.in_flight.take() {
+            match outcome {
+                Ok(()) => self.written(change),
+                Err(failed) => self.write_failed(change, &failed, now),
             }
-            (Err(failed), written) => self.write_failed(written, &failed, now),
         }
         self.store_is_idle();
     }
 
+    fn written(&mut self, change: Change) {
+        let before = self.writes.durable_checkpoint();
+        self.writes.durable = change.record;
+        self.writes.unsure = false;
+        if self.writes.durable.is_none() {
+            self.forgotten();
+        }
+        if let Some(checkpoint) = self.writes.durable_checkpoint() {
+            self.ledger.settle(checkpoint);
+            self.answer_acks(|revision| revision <= checkpoint, &Ok(checkpoint));
+        }
+        self.reply_operations(change.operations, &Ok(before));
+    }
+
     /// Nothing of what was to be written is, as far as anybody may rely on it.
-    fn write_failed(&mut self, written: Option<Change>, failed: &StoreFailed, now: Time) {
-        let durable = self.writes.durable();
-        let may_have_changed_it = written
-            .as_ref()
-            .is_some_and(|change| change.is_more_than_an_ack(durable));
-        self.writes.unsure |= may_have_changed_it;
-        let operations: Vec<OperationId> = [written, self.writes.wanted.take()]
-            .into_iter()
-            .flatten()
-            .flat_map(|change| change.operations)
-            .collect();
-        self.fail_acks(&AckRefusal::StoreFailed(failed.clone()));
+    fn write_failed(&mut self, written: Change, failed: &StoreFailed, now: Time) {
+        let is_ack = self.writes.durable.is_some()
+            && written.checkpoint() >= self.writes.durable_checkpoint()
+            && written.operations.is_empty();
+        self.writes.unsure |= !is_ack;
+        let mut operations = written.operations;
+        operations.extend(
+            self.writes
+                .wanted
+                .take()
+                .into_iter()
+                .flat_map(|it| it.operations),
+        );
+        self.answer_acks(|_| true, &Err(AckRefusal::StoreFailed(failed.clone())));
         let awaits_store = matches!(self.phase, Phase::AwaitingStore);
         if let Some(session) = &mut self.session {
             session.hand_again_at = now + HAND_AGAIN_AFTER;
@@ -291,24 +282,15 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.operations_failed(operations, failed);
     }
 
-    pub(super) fn fail_acks(&mut self, refusal: &AckRefusal) {
-        for (ack, _) in std::mem::take(&mut self.writes.waiting) {
-            self.reply(ack, Err(refusal.clone()));
-        }
-    }
-
-    fn settle(&mut self) {
-        let Some(checkpoint) = self.writes.durable_checkpoint() else {
-            return;
-        };
-        self.ledger.settle(checkpoint);
-        let (covered, waiting) = std::mem::take(&mut self.writes.waiting)
-            .into_iter()
-            .partition(|&(_, revision)| revision <= checkpoint);
-        self.writes.waiting = waiting;
-        let covered: Vec<(AckId, Revision)> = covered;
-        for (ack, _) in covered {
-            self.reply(ack, Ok(checkpoint));
+    /// Answers the acks that wait of these revisions.
+    pub(super) fn answer_acks(
+        &mut self,
+        of: impl Fn(Revision) -> bool,
+        answer: &Result<Revision, AckRefusal>,
+    ) {
+        for (ack, _) in self.writes.waiting.extract_if(.., |&mut (_, at)| of(at)) {
+            self.commands
+                .push_back(Command::ReplyAck(ack, answer.clone()));
         }
     }
 

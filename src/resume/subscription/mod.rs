@@ -220,7 +220,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// The durable record; `None`: nothing is stored yet.
     pub const fn record(&self) -> Option<&Record> {
-        self.writes.durable()
+        self.writes.durable.as_ref()
     }
 
     /// The live session.

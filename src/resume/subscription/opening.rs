@@ -251,7 +251,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if source != Source::ResumeAfter {
             // The checkpoint means nothing any more; a stream that does not get as
             // far as to acknowledge the snapshot is followed by one that is told why.
-            self.fail_acks(&AckRefusal::HistoryReplaced);
+            self.answer_acks(|_| true, &Err(AckRefusal::HistoryReplaced));
             self.ledger = Ledger::default();
             self.seen = History::default();
             self.forget_checkpoint(SnapshotReason::HistoryReplaced);

@@ -39,7 +39,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// Whether there is nothing to remember, and nothing under way.
     pub fn is_vacant(&self) -> bool {
-        self.session.is_none() && self.writes.durable().is_none() && self.writes.are_done()
+        self.session.is_none() && self.writes.durable.is_none() && self.writes.are_done()
     }
 
     pub(super) fn seek(&mut self, operation: OperationId, to: SeekTo, header: Option<Header>) {
@@ -51,10 +51,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.end(EndReason::Sought);
         self.void = Some(AckRefusal::Sought);
         self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
-        self.writes.operate(operation, Some(record));
-        for ack in self.writes.take_void_acks() {
-            self.reply(ack, Err(AckRefusal::Sought));
-        }
+        self.writes.replace(Some(record), Some(operation));
+        let reached = self.writes.reached();
+        let is_void = |revision| Some(revision) > reached;
+        self.answer_acks(is_void, &Err(AckRefusal::Sought));
     }
 
     pub(super) fn delete(&mut self, operation: OperationId) {
@@ -63,13 +63,13 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
         self.end(EndReason::Deleted);
         // Acks that wait, and those to come, are answered with the outcome.
-        self.writes.operate(operation, None);
+        self.writes.replace(None, Some(operation));
     }
 
     /// The record is removed for good: the client_id is as good as new. A
     /// stream may wait for just that.
     pub(super) fn forgotten(&mut self) {
-        self.fail_acks(&AckRefusal::NotFound);
+        self.answer_acks(|_| true, &Err(AckRefusal::NotFound));
         self.ledger = Ledger::default();
         self.seen = History::default();
         self.last_session = self.session();
@@ -84,7 +84,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
             // Where nobody has been moved to is no place to acknowledge.
             let fingerprint = self
                 .writes
-                .durable()
+                .durable
+                .as_ref()
                 .and_then(|it| it.history.fingerprint.clone());
             self.ledger = Ledger::new(self.writes.current_checkpoint(), fingerprint);
         }

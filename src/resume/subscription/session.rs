@@ -244,7 +244,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 Some(Source::ResumeAfter) => Proof::Acked,
                 Some(Source::Checkpoint | Source::Delivered) => self
                     .writes
-                    .durable()
+                    .durable
+                    .as_ref()
                     .map_or(Proof::Fresh, |record| record.proof),
             };
             self.commands.push_back(Command::Deliver(
