@@ -51,54 +51,61 @@ impl Window {
 /// Joins events into batches.
 #[derive(Debug)]
 pub(super) struct Assembler<E> {
-    pending: VecDeque<E>,
     /// Everything at or below it came out already.
     done: Option<Revision>,
-    /// The newest revision that came in; at or above `done`.
-    newest: Option<Revision>,
-    /// Whether all of `newest` came in.
-    newest_whole: bool,
-    partial: Option<Partial>,
+    /// What waits, ascending.
+    events: VecDeque<E>,
+    /// The revisions of `events`; parts of the first one may have come out.
+    waiting: VecDeque<Waiting>,
+    /// Whether all of the last revision came in.
+    last_is_whole: bool,
 }
 
-/// A revision of which parts came out.
+/// A revision that did not come out, or not whole.
 #[derive(Debug, Clone, Copy)]
-struct Partial {
+struct Waiting {
     revision: Revision,
+    /// How many events of it wait.
+    events: usize,
+    /// Their size.
+    bytes: usize,
     /// Events that came out.
     sent: usize,
     /// Of these, how many a reopened watch has yet to repeat.
     to_skip: usize,
 }
 
-/// The first revision that waits.
-struct Front {
-    revision: Revision,
-    events: usize,
-    bytes: usize,
-    whole: bool,
+impl Waiting {
+    /// Whether a reopened watch has brought nothing of it yet.
+    const fn is_awaited(&self) -> bool {
+        self.sent > 0 && self.to_skip == self.sent
+    }
 }
 
 impl<E: Item> Assembler<E> {
     /// Begins right after `done`.
     pub(super) const fn new(done: Option<Revision>) -> Self {
         Self {
-            pending: VecDeque::new(),
             done,
-            newest: done,
-            newest_whole: true,
-            partial: None,
+            events: VecDeque::new(),
+            waiting: VecDeque::new(),
+            last_is_whole: true,
         }
     }
 
     /// Forgets what did not come out: the watch begins again right after
     /// what did. Parts that came out are not repeated.
     pub(super) fn restart(&mut self) {
-        self.pending = VecDeque::new();
-        self.newest = self.done;
-        self.newest_whole = true;
-        if let Some(partial) = &mut self.partial {
-            partial.to_skip = partial.sent;
+        let partial = self.waiting.front().filter(|front| front.sent > 0).copied();
+        *self = Self::new(self.done);
+        if let Some(partial) = partial {
+            self.waiting.push_back(Waiting {
+                events: 0,
+                bytes: 0,
+                to_skip: partial.sent,
+                ..partial
+            });
+            self.last_is_whole = false;
         }
     }
 
@@ -106,21 +113,19 @@ impl<E: Item> Assembler<E> {
     pub(super) fn advance(&mut self, revision: Revision) {
         debug_assert!(self.is_idle(), "only what came out can be advanced");
         self.done = self.done.max(Some(revision));
-        self.newest = self.done;
     }
 
     /// Whether what a reopened watch brings belies the parts that came out: it
     /// has a revision before theirs, or goes on without repeating them.
     pub(super) fn is_belied_by(&self, events: &[E]) -> bool {
-        let Some(partial) = self.partial else {
+        let Some(partial) = self.waiting.front().filter(|front| front.sent > 0) else {
             return false;
         };
-        let is_behind = self.newest < Some(partial.revision);
         let mut to_skip = partial.to_skip;
         let new = events.iter().map(Item::mod_revision);
         for revision in new.filter(|&revision| Some(revision) > self.done) {
             match revision.cmp(&partial.revision) {
-                Ordering::Less if is_behind => return true,
+                Ordering::Less if partial.is_awaited() => return true,
                 Ordering::Less => {}
                 Ordering::Equal => to_skip = to_skip.saturating_sub(1),
                 Ordering::Greater => return to_skip > 0,
@@ -134,170 +139,124 @@ impl<E: Item> Assembler<E> {
     pub(super) fn push(&mut self, events: Vec<E>, fragment: bool) {
         for event in events {
             let revision = event.mod_revision();
-            let is_newest = Some(revision) == self.newest;
-            if Some(revision) < self.newest || (is_newest && self.newest_whole) {
+            let newest = self.waiting.back().map(|last| last.revision).or(self.done);
+            let is_newest = Some(revision) == newest;
+            if Some(revision) < newest || (is_newest && self.last_is_whole) {
                 continue;
             }
-            self.newest = Some(revision);
-            self.newest_whole = false;
-            match &mut self.partial {
-                Some(partial) if partial.revision == revision && partial.to_skip > 0 => {
-                    partial.to_skip -= 1;
+            if !is_newest {
+                self.waiting.push_back(Waiting {
+                    revision,
+                    events: 0,
+                    bytes: 0,
+                    sent: 0,
+                    to_skip: 0,
+                });
+            }
+            self.last_is_whole = false;
+            match self.waiting.back_mut() {
+                Some(last) if last.to_skip > 0 => last.to_skip -= 1,
+                Some(last) => {
+                    last.events += 1;
+                    last.bytes += event.size_bytes();
+                    self.events.push_back(event);
                 }
-                _ => self.pending.push_back(event),
+                None => {}
             }
         }
         if !fragment {
-            self.newest_whole = true;
+            self.last_is_whole = !self.waiting.back().is_some_and(Waiting::is_awaited);
         }
     }
 
     /// Whether nothing waits and nothing is half sent: what came out is all
     /// that etcd has sent.
     pub(super) fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.partial.is_none() && self.newest_whole
+        self.waiting.is_empty()
     }
 
     /// How many events must be free in the window for the next batch; `None`:
     /// there is none before more comes in.
     pub(super) fn next_needs(&self) -> Option<u64> {
-        self.front_if_ready().map(|front| self.needs(&front))
+        let front = self.waiting.front()?;
+        if !self.is_whole(0) && front.bytes <= MESSAGE_BYTES_MAX {
+            None
+        } else if front.sent > 0 {
+            // Half sent, it can't be acknowledged: it goes on.
+            Some(0)
+        } else if self.is_whole(0) {
+            Some(front.events as u64)
+        } else {
+            // Nobody knows yet: it goes alone.
+            Some(u64::MAX)
+        }
     }
 
     /// The next message's worth, if it is complete and `window` admits it.
     pub(super) fn next_batch(&mut self, window: Option<Window>) -> Option<Batch<E>> {
-        let front = self.front_if_ready()?;
-        let needs = self.needs(&front);
+        let needs = self.next_needs()?;
         if window.is_some_and(|window| !window.admits(needs)) {
             return None;
         }
-        if self.partial.is_some() || front.bytes > MESSAGE_BYTES_MAX {
-            return Some(self.take_part(&front));
+        let front = *self.waiting.front()?;
+        if front.sent > 0 || front.bytes > MESSAGE_BYTES_MAX {
+            return Some(self.take_part(front));
         }
-        let (revision, count) = self.whole_revisions(front.revision, window);
+        let (mut revision, mut count, mut whole) = (front.revision, 0, 0);
+        let (mut events, mut bytes) = (0, 0);
+        for next in &self.waiting {
+            events += next.events;
+            bytes += next.bytes;
+            let fits = bytes <= BATCH_BYTES_SOFT
+                && events as u64 <= BATCH_EVENTS_SOFT
+                && window.is_none_or(|window| events as u64 <= window.free);
+            if !self.is_whole(whole) || (whole > 0 && !fits) {
+                break;
+            }
+            (revision, count) = (next.revision, events);
+            whole += 1;
+        }
+        self.waiting.drain(..whole);
         self.done = Some(revision);
         Some(Batch {
             revision,
-            events: self.pending.drain(..count).collect(),
+            events: self.events.drain(..count).collect(),
             partial: false,
             sent_before: 0,
         })
     }
 
-    /// How many events must be free in the window for the front revision.
-    const fn needs(&self, front: &Front) -> u64 {
-        if self.partial.is_some() {
-            // Half sent, it can't be acknowledged: it goes on.
-            0
-        } else if front.whole {
-            front.events as u64
-        } else {
-            // Nobody knows yet: it goes alone.
-            u64::MAX
-        }
-    }
-
-    /// Whether all of a revision came in that has begun to.
-    fn is_whole(&self, revision: Revision) -> bool {
-        Some(revision) < self.newest || (Some(revision) == self.newest && self.newest_whole)
-    }
-
-    fn front_if_ready(&self) -> Option<Front> {
-        self.front()
-            .filter(|front| front.whole || front.bytes > MESSAGE_BYTES_MAX)
-    }
-
-    fn front(&self) -> Option<Front> {
-        let first = self.pending.front().map(Item::mod_revision);
-        let revision = match (self.partial, first) {
-            // Every event of it was sent before it was known to be whole.
-            (Some(partial), first) if first != Some(partial.revision) => {
-                let whole = self.is_whole(partial.revision);
-                return Some(Front {
-                    revision: partial.revision,
-                    events: 0,
-                    bytes: 0,
-                    whole,
-                });
-            }
-            (_, first) => first?,
-        };
-        let mut front = Front {
-            revision,
-            events: 0,
-            bytes: 0,
-            whole: self.is_whole(revision),
-        };
-        for event in &self.pending {
-            if event.mod_revision() != revision {
-                break;
-            }
-            front.events += 1;
-            front.bytes += event.size_bytes();
-            if front.bytes > MESSAGE_BYTES_MAX && !front.whole {
-                break;
-            }
-        }
-        Some(front)
+    /// Whether all of that one of the waiting revisions came in.
+    fn is_whole(&self, index: usize) -> bool {
+        index + 1 < self.waiting.len() || self.last_is_whole
     }
 
     /// As many events of the front revision as one message may hold.
-    fn take_part(&mut self, front: &Front) -> Batch<E> {
-        let mut count = 0;
+    fn take_part(&mut self, mut front: Waiting) -> Batch<E> {
+        let sent_before = front.sent as u64;
         let mut bytes = 0;
-        for event in self.pending.iter().take(front.events) {
+        let fitting = self.events.iter().take(front.events).take_while(|event| {
             bytes += event.size_bytes();
-            if count > 0 && bytes > MESSAGE_BYTES_MAX {
-                break;
-            }
-            count += 1;
-        }
-        let is_last = front.whole && count == front.events;
-        let sent_before = self.partial.map_or(0, |partial| partial.sent as u64);
+            bytes <= MESSAGE_BYTES_MAX
+        });
+        let count = fitting.count().max(1).min(front.events);
+        let events: Vec<E> = self.events.drain(..count).collect();
+        front.sent += count;
+        front.events -= count;
+        front.bytes -= events.iter().map(Item::size_bytes).sum::<usize>();
+        let is_last = self.is_whole(0) && front.events == 0;
+        self.waiting.pop_front();
         if is_last {
-            self.partial = None;
             self.done = Some(front.revision);
         } else {
-            let partial = self.partial.get_or_insert(Partial {
-                revision: front.revision,
-                sent: 0,
-                to_skip: 0,
-            });
-            partial.sent += count;
+            self.waiting.push_front(front);
         }
         Batch {
             revision: front.revision,
-            events: self.pending.drain(..count).collect(),
+            events,
             partial: !is_last,
             sent_before,
         }
-    }
-
-    /// The last revision, and the number of events, of the next batch; the
-    /// front revision is known to fit.
-    fn whole_revisions(&self, front: Revision, window: Option<Window>) -> (Revision, usize) {
-        let mut last = (front, 0);
-        let (mut events, mut bytes) = (0_u64, 0_usize);
-        let mut pending = self.pending.iter().peekable();
-        while let Some(event) = pending.next() {
-            let revision = event.mod_revision();
-            events += 1;
-            bytes += event.size_bytes();
-            let is_first = last.1 == 0;
-            let fits = bytes <= BATCH_BYTES_SOFT
-                && events <= BATCH_EVENTS_SOFT
-                && window.is_none_or(|window| events <= window.free);
-            if !is_first && !fits {
-                break;
-            }
-            let ends_revision = pending
-                .peek()
-                .map_or(self.newest_whole, |next| next.mod_revision() != revision);
-            if ends_revision {
-                last = (revision, usize::try_from(events).unwrap_or(usize::MAX));
-            }
-        }
-        last
     }
 }
 
