@@ -26,24 +26,20 @@ pub enum InvalidKeyRange {
 impl KeyRange {
     /// Every key that begins with `prefix`; the empty prefix is every key.
     pub fn prefix(prefix: Bytes) -> Self {
-        if prefix.is_empty() {
-            return Self {
-                key: Bytes::from_static(NUL),
-                range_end: Bytes::from_static(NUL),
-            };
-        }
         let range_end = match prefix.iter().rposition(|&byte| byte != u8::MAX) {
             Some(last) => {
                 let mut end = prefix[..=last].to_vec();
                 end[last] += 1;
                 end.into()
             }
-            None => Bytes::from_static(NUL),
+            None => NUL.into(),
         };
-        Self {
-            key: prefix,
-            range_end,
-        }
+        let key = if prefix.is_empty() {
+            NUL.into()
+        } else {
+            prefix
+        };
+        Self { key, range_end }
     }
 
     /// `key` alone when `range_end` is empty, `[key, ∞)` when it is `\0`, else

@@ -115,17 +115,11 @@ impl Ledger {
 
     /// The last event at or below `revision`, where that is still known.
     pub(super) fn fingerprint_at(&self, revision: Revision) -> Option<Fingerprint> {
-        let mut fingerprint = &self.base;
-        for mark in &self.marks {
-            if mark.last <= revision {
-                fingerprint = &mark.fingerprint;
-            } else if mark.first <= revision {
-                return None;
-            } else {
-                break;
-            }
+        let begun = |mark: &&Mark| mark.first <= revision;
+        match self.marks.iter().take_while(begun).last() {
+            Some(mark) => mark.fingerprint.clone().filter(|_| mark.last <= revision),
+            None => self.base.clone(),
         }
-        fingerprint.clone()
     }
 
     /// Whether the invariant holds.

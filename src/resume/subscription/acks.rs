@@ -7,7 +7,7 @@
 use super::{Phase, Subscription, session::Opening};
 use crate::resume::{
     AckId, AckRefusal, Command, EndReason, History, Item, OperationId, OperationRefusal, Proof,
-    Record, Revision, SessionId, StoreFailed, Time, ledger::Ledger,
+    Record, Revision, SessionId, StoreFailed, Time,
 };
 
 /// How often automatic acknowledgements are stored while a stream lasts: nobody
@@ -25,7 +25,7 @@ pub(super) struct Writes {
     wanted: Option<Change>,
     /// A write failed that does not only move the checkpoint forward to what is
     /// acknowledged, and it may have reached the disk all the same.
-    unsure: bool,
+    pub(super) unsure: bool,
     waiting: Vec<(AckId, Revision)>,
 }
 
@@ -70,12 +70,6 @@ impl Writes {
     /// Whether the record is about to be removed.
     pub(super) fn are_forgetting(&self) -> bool {
         !self.are_done() && self.current().is_none()
-    }
-
-    /// Whether nothing is stored, nothing is about to be, and no write that
-    /// failed may have stored something.
-    pub(super) fn hold_nothing(&self) -> bool {
-        self.current().is_none() && self.are_done() && !self.unsure
     }
 
     /// Whether the record on disk is as it should be.
@@ -236,7 +230,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 Err(failed) => self.write_failed(change, &failed, now),
             }
         }
-        self.store_is_idle();
+        self.begin();
     }
 
     fn written(&mut self, change: Change) {
@@ -276,7 +270,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             if !awaits_store && !matches!(session.opening, Opening::Sent) {
                 self.end(EndReason::StoreFailed(failed.clone()));
                 // Nor was anything delivered from where it would have begun.
-                self.ledger = Ledger::new(self.writes.durable_checkpoint(), None);
+                self.rewind_ledger();
             }
         }
         self.operations_failed(operations, failed);

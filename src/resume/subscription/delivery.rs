@@ -2,7 +2,7 @@
 
 use super::{Phase, Subscription, opening::Plan, watching::fingerprint};
 use crate::resume::{
-    Command, Item, Message, Time,
+    Command, Item, Message, Proof, Time,
     batch::{Batch, Window},
 };
 
@@ -92,7 +92,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && let Some(bookmark) = watching.bookmark.take()
             && Some(bookmark) >= self.ledger.delivered()
         {
-            self.progressed(bookmark);
+            self.ledger.advance(bookmark);
+            self.assembler.advance(bookmark);
+            if !self.ledger.has_unacked() {
+                self.move_checkpoint(bookmark, Proof::Progress);
+            }
             return self.send(Message::Progress(bookmark), now);
         }
         self.send_heartbeat(now);

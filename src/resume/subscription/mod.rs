@@ -282,8 +282,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
             (&mut Phase::Asking(Plan::Watch(base)), Upstream::Compacted { compact_revision }) => {
                 self.cancelled(base, compact_revision, now);
             }
-            (Phase::Watching(_), Upstream::Events { events, fragment }) => {
-                self.heard(now, true);
+            (Phase::Watching(watching), Upstream::Events { events, fragment }) => {
+                watching.heard(now);
+                watching.event_at = now;
+                self.is_well();
                 self.events(events, fragment);
             }
             (Phase::Watching(watching), Upstream::Bookmark(revision)) => {
@@ -291,7 +293,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 if Some(revision) >= self.ledger.delivered() {
                     watching.bookmark = watching.bookmark.max(Some(revision));
                 }
-                self.heard(now, false);
+                watching.heard(now);
+                watching.ask_at = now + self.settings.progress_interval;
+                self.is_well();
             }
             // Whether that is a loss, the next guard tells.
             (Phase::Watching(_), Upstream::Compacted { .. }) => {

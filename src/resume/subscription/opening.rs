@@ -153,7 +153,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let history = self.seen.clone();
         self.writes
             .change(|record| record.at(Some(header.revision), Proof::Acked, history));
-        self.ledger = Ledger::new(Some(header.revision), None);
+        self.rewind_ledger();
         self.begin_attempt(Plan::watch(header.revision, Source::Head));
     }
 
@@ -218,11 +218,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 .change(|record| record.at(position, Proof::Acked, history));
         }
         if base.source != Source::Delivered {
-            let stored = self.writes.current();
-            let stored = stored.filter(|record| record.checkpoint == position);
-            let fingerprint = stored.and_then(|record| record.history.fingerprint.clone());
-            self.ledger = Ledger::new(position, fingerprint);
+            self.rewind_ledger();
             self.assembler = Assembler::new(position);
+        }
+        if base.source == Source::Assumed {
+            self.ledger = Ledger::new(position, None);
         }
         self.set_state(StreamState::CatchingUp);
         self.phase = Phase::Watching(Watching::new(

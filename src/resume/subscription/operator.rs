@@ -50,15 +50,15 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let record = moved(record, to, header, is_told);
         self.end(EndReason::Sought);
         self.void = Some(AckRefusal::Sought);
-        self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
         self.writes.replace(Some(record), Some(operation));
+        self.rewind_ledger();
         let reached = self.writes.reached();
         let is_void = |revision| Some(revision) > reached;
         self.answer_acks(is_void, &Err(AckRefusal::Sought));
     }
 
     pub(super) fn delete(&mut self, operation: OperationId) {
-        if self.session.is_none() && self.writes.hold_nothing() {
+        if self.is_vacant() && !self.writes.unsure {
             return self.reply_operations(vec![operation], &Err(OperationRefusal::NotFound));
         }
         self.end(EndReason::Deleted);
@@ -82,12 +82,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     pub(super) fn operations_failed(&mut self, operations: Vec<OperationId>, failed: &StoreFailed) {
         if self.void == Some(AckRefusal::Sought) && !operations.is_empty() {
             // Where nobody has been moved to is no place to acknowledge.
-            let fingerprint = self
-                .writes
-                .durable
-                .as_ref()
-                .and_then(|it| it.history.fingerprint.clone());
-            self.ledger = Ledger::new(self.writes.current_checkpoint(), fingerprint);
+            self.rewind_ledger();
         }
         let refusal = OperationRefusal::StoreFailed(failed.clone());
         self.reply_operations(operations, &Err(refusal));

@@ -71,18 +71,17 @@ impl<E: Item, K: Item> Subscription<E, K> {
         });
         self.last_session = Some(id);
         // What the last session delivered is not this one's to acknowledge.
-        self.ledger = self.ledger_at_checkpoint();
+        self.rewind_ledger();
         self.phase = Phase::AwaitingStore;
-        self.store_is_idle();
+        self.begin();
     }
 
     /// Nothing is delivered but what is acknowledged, or about to be.
-    fn ledger_at_checkpoint(&self) -> Ledger {
+    pub(super) fn rewind_ledger(&mut self) {
         let record = self.writes.current();
-        Ledger::new(
-            record.and_then(|record| record.checkpoint),
-            record.and_then(|record| record.history.fingerprint.clone()),
-        )
+        self.ledger = record.map_or_else(Ledger::default, |record| {
+            Ledger::new(record.checkpoint, record.history.fingerprint.clone())
+        });
     }
 
     /// Whether the record speaks of another range or other filters.
@@ -95,14 +94,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// Begins the session that waits for it, if no write is under way: its
     /// position is what is durable.
-    pub(super) fn store_is_idle(&mut self) {
-        if matches!(self.phase, Phase::AwaitingStore) && self.writes.are_done() {
-            self.begin();
-        }
-    }
-
-    fn begin(&mut self) {
-        let Some(session) = &self.session else {
+    pub(super) fn begin(&mut self) {
+        let waits = matches!(self.phase, Phase::AwaitingStore) && self.writes.are_done();
+        let Some(session) = self.session.as_ref().filter(|_| waits) else {
             return;
         };
         let request = session.request.clone();
@@ -114,7 +108,6 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let record = record
             .filter(|record| record.selection == request.selection)
             .unwrap_or_else(|| Record::new(request.selection.clone()));
-        self.ledger = Ledger::new(record.checkpoint, record.history.fingerprint.clone());
         self.seen = History {
             fingerprint: None,
             ..record.history
@@ -125,6 +118,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.avoid_last_member = false;
         self.stalls = 0;
         self.writes.want(record.clone());
+        self.rewind_ledger();
 
         if let Some(revision) = request.resume_after
             && !self.must_tell_replacement(&record, &request)

@@ -2,8 +2,8 @@
 
 use super::{Phase, Subscription, opening::Source};
 use crate::resume::{
-    Command, Fingerprint, IdleProof, Item, OutboxRoom, ProbeSample, Proof, Record, Revision,
-    Settings, StreamState, Time, WatchOpened, idle::DelayRule,
+    Command, Fingerprint, IdleProof, Item, OutboxRoom, ProbeSample, Record, Revision, Settings,
+    StreamState, Time, WatchOpened, idle::DelayRule,
 };
 
 /// How long a subscriber may leave events waiting before its watch is closed
@@ -45,10 +45,11 @@ pub(super) struct Watching {
     /// When etcd last said anything.
     heard_at: Time,
     /// When the last event came, or the watch was created.
-    event_at: Time,
+    pub(super) event_at: Time,
     /// Since when a progress request is unanswered.
     asked_at: Option<Time>,
-    ask_at: Time,
+    pub(super) ask_at: Time,
+    /// How much later it is asked again; grows to `progress_interval`.
     ask_again_after: Time,
     /// Since when events wait that the subscriber does not take.
     blocked_since: Option<Time>,
@@ -98,16 +99,12 @@ impl Watching {
         }
     }
 
-    fn heard(&mut self, now: Time, settings: &Settings) {
+    /// etcd said something on this watch, or is read again.
+    pub(super) fn heard(&mut self, now: Time) {
         self.heard_at = now;
         self.asked_at = None;
         self.is_answerable = true;
-        let quiet = if self.is_caught_up {
-            settings.progress_interval
-        } else {
-            self.ask_again_after
-        };
-        self.ask_at = now + quiet;
+        self.ask_at = now + self.ask_again_after;
     }
 
     fn ask_due(&self) -> Option<Time> {
@@ -125,8 +122,8 @@ impl Watching {
         self.blocked_since.map(|since| since + PARK_AFTER)
     }
 
-    fn caught_up_due(&self, delivered: Revision) -> Option<Time> {
-        let behind = self.target.get().saturating_sub(delivered.get());
+    fn caught_up_due(&self, delivered: Option<Revision>) -> Option<Time> {
+        let behind = self.target.get() - Revision::to_wire(delivered);
         let behind = u32::try_from(behind).unwrap_or(u32::MAX);
         (!self.is_caught_up && !self.asks).then(|| {
             self.heard_at + CAUGHT_UP_AFTER + CAUGHT_UP_AFTER_PER_REVISION.saturating_mul(behind)
@@ -135,16 +132,8 @@ impl Watching {
 }
 
 impl<E: Item, K: Item> Subscription<E, K> {
-    /// etcd said something on the watch; `true`: it was events.
-    pub(super) fn heard(&mut self, now: Time, is_events: bool) {
-        if let Phase::Watching(watching) = &mut self.phase {
-            watching.heard(now, &self.settings);
-            if is_events {
-                watching.event_at = now;
-            } else {
-                watching.ask_at = now + self.settings.progress_interval;
-            }
-        }
+    /// etcd is well.
+    pub(super) fn is_well(&mut self) {
         self.backoff.reset();
         self.stalls = 0;
     }
@@ -153,21 +142,16 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let delivered = self.ledger.delivered();
         let mut revisions = events.iter().map(Item::mod_revision);
         if let Some(first) = revisions.find(|&revision| Some(revision) > delivered) {
-            self.distrust_assumed(first);
+            // An event at or below the assumed position proves the assumption wrong.
+            self.writes.change(|record| Record {
+                assumed: record.assumed.filter(|&assumed| assumed < first),
+                ..record.clone()
+            });
         }
         if self.assembler.is_belied_by(&events) {
             return self.replaced(Source::Delivered);
         }
         self.assembler.push(events, fragment);
-    }
-
-    /// Everything in range up to `revision` was delivered, etcd says.
-    pub(super) fn progressed(&mut self, revision: Revision) {
-        self.ledger.advance(revision);
-        self.assembler.advance(revision);
-        if !self.ledger.has_unacked() {
-            self.move_checkpoint(revision, Proof::Progress);
-        }
     }
 
     /// What the passing of time means for a running watch.
@@ -184,33 +168,28 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if is_blocked {
             watching.blocked_since.get_or_insert(now);
         } else if watching.blocked_since.take().is_some() {
-            watching.heard(now, &self.settings);
+            watching.heard(now);
         }
         if is_due(watching.park_due()) {
             return self.park();
         }
         if is_due(watching.stall_due(stall_after)) {
-            return self.stalled(now);
+            self.stalls = self.stalls.saturating_add(1);
+            return self.lost(now);
         }
-        let reached = is_idle
-            && (delivered >= Some(watching.target)
-                || watching.bookmark >= Some(watching.target)
-                || is_due(delivered.and_then(|delivered| watching.caught_up_due(delivered))));
-        if reached && !watching.is_caught_up {
+        let reached = delivered.max(watching.bookmark) >= Some(watching.target)
+            || is_due(watching.caught_up_due(delivered));
+        if is_idle && reached && !watching.is_caught_up {
             watching.is_caught_up = true;
-            watching.ask_at = watching.ask_at.max(now + self.settings.progress_interval);
+            watching.ask_again_after = self.settings.progress_interval;
+            watching.ask_at = watching.ask_at.max(now + watching.ask_again_after);
             self.commands.push_back(Command::CaughtUp);
             self.set_state(StreamState::Live);
         } else if is_due(watching.ask_due()) {
             watching.asked_at.get_or_insert(now);
-            watching.ask_at = now
-                + if watching.is_caught_up {
-                    self.settings.progress_interval
-                } else {
-                    watching.ask_again_after
-                };
-            watching.ask_again_after =
-                (watching.ask_again_after * 2).min(self.settings.progress_interval);
+            watching.ask_at = now + watching.ask_again_after;
+            let longer = watching.ask_again_after * 2;
+            watching.ask_again_after = longer.min(self.settings.progress_interval);
             self.commands.push_back(Command::AskProgress);
         }
         self.assume(now);
@@ -218,21 +197,17 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// When `watch_time` has something to do.
     pub(super) fn watching_timeout(&self, watching: &Watching) -> Option<Time> {
-        let caught_up_due = self
-            .ledger
-            .delivered()
-            .filter(|_| self.assembler.is_idle())
-            .and_then(|delivered| watching.caught_up_due(delivered));
-        let ripens_at = watching
-            .delay_rule
-            .ripens_at()
-            .filter(|_| self.may_assume());
+        let delivered = self.ledger.delivered();
+        let is_idle = self.assembler.is_idle();
+        let ripens_at = watching.delay_rule.ripens_at();
         [
             watching.ask_due(),
             watching.stall_due(self.stall_after()),
             watching.park_due(),
-            caught_up_due,
-            ripens_at.map(|at| at.max(watching.event_at + self.settings.idle_after)),
+            watching.caught_up_due(delivered).filter(|_| is_idle),
+            ripens_at
+                .filter(|_| self.may_assume(watching))
+                .map(|at| at.max(watching.event_at + self.settings.idle_after)),
         ]
         .into_iter()
         .flatten()
@@ -241,49 +216,28 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// The delay rule.
     fn assume(&mut self, now: Time) {
-        if !self.may_assume() {
-            return;
+        if let Phase::Watching(watching) = &self.phase
+            && self.may_assume(watching)
+            && now >= watching.event_at + self.settings.idle_after
+            && let Phase::Watching(watching) = &mut self.phase
+        {
+            let ripe = watching.delay_rule.ripe(now);
+            self.writes.change(|record| Record {
+                assumed: record
+                    .assumed
+                    .max(ripe.filter(|_| ripe > record.checkpoint)),
+                ..record.clone()
+            });
         }
-        let Phase::Watching(watching) = &mut self.phase else {
-            return;
-        };
-        if now < watching.event_at + self.settings.idle_after {
-            return;
-        }
-        let ripe = watching.delay_rule.ripe(now);
-        self.writes.change(|record| Record {
-            assumed: record
-                .assumed
-                .max(ripe.filter(|_| ripe > record.checkpoint)),
-            ..record.clone()
-        });
     }
 
-    fn may_assume(&self) -> bool {
-        let Phase::Watching(watching) = &self.phase else {
-            return false;
-        };
-        let is_chosen = match self.settings.idle_proof {
-            IdleProof::Auto => !watching.asks,
-            IdleProof::Progress => false,
-            IdleProof::Delay => true,
-        };
-        is_chosen
+    fn may_assume(&self, watching: &Watching) -> bool {
+        !watching.asks
+            && self.settings.idle_proof != IdleProof::Progress
             && watching.is_caught_up
             && self.assembler.is_idle()
             && !self.ledger.has_unacked()
-            && self
-                .writes
-                .current()
-                .is_some_and(|record| record.checkpoint.is_some())
-    }
-
-    /// An event at or below the assumed position proves the assumption wrong.
-    fn distrust_assumed(&mut self, revision: Revision) {
-        self.writes.change(|record| Record {
-            assumed: record.assumed.filter(|&assumed| assumed < revision),
-            ..record.clone()
-        });
+            && self.writes.current_checkpoint().is_some()
     }
 
     /// The subscriber does not take what waits: etcd's history is the buffer.
@@ -294,13 +248,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
     }
 
     pub(super) fn unpark(&mut self, needs: u64) {
-        let is_drained = self
-            .session
-            .as_ref()
-            .is_some_and(|session| session.room == OutboxRoom::Empty);
-        let is_open = self.window().is_none_or(|window| window.admits(needs));
+        let session = self.session.as_ref();
+        let is_drained = session.is_some_and(|session| session.room == OutboxRoom::Empty);
         if is_drained
-            && is_open
+            && self.window().is_none_or(|window| window.admits(needs))
             && let Some(plan) = self.plan_to_continue()
         {
             self.begin_attempt(plan);
@@ -320,11 +271,6 @@ impl<E: Item, K: Item> Subscription<E, K> {
     fn stall_after(&self) -> Time {
         let factor = 1_u32.checked_shl(self.stalls).unwrap_or(STALL_FACTOR_MAX);
         self.settings.stall_timeout * factor.min(STALL_FACTOR_MAX)
-    }
-
-    fn stalled(&mut self, now: Time) {
-        self.stalls = self.stalls.saturating_add(1);
-        self.lost(now);
     }
 }
 
