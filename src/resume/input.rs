@@ -1,6 +1,6 @@
 //! What happens to a subscription: the inputs of the state machine.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -256,11 +256,6 @@ pub enum RefusalKind {
 }
 
 /// The store could not make a record durable.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct StoreFailed(pub String);
-
-impl fmt::Display for StoreFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}

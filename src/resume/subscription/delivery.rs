@@ -1,6 +1,6 @@
 //! What may be sent now.
 
-use super::{Phase, Subscription, opening::Plan, watching::fingerprint};
+use super::{Phase, Subscription, opening::Plan, session::Session, watching::fingerprint};
 use crate::resume::{
     Command, Item, Message, Proof, Time,
     batch::{Batch, Window},
@@ -19,15 +19,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             return self.send(Message::State(state, self.ledger.delivered()), now);
         }
         match &self.phase {
-            Phase::Snapshotting(_) => {
-                if let Some(message) = self.next_snapshot_message(now) {
-                    let is_end = matches!(message, Message::SnapshotEnd { .. });
-                    self.send(message, now);
-                    if is_end && let Some(plan) = self.plan_to_continue() {
-                        self.begin_attempt(plan);
-                    }
-                }
-            }
+            Phase::Snapshotting(_) => self.deliver_snapshot(now),
             Phase::Watching(_) => self.deliver_watched(now),
             Phase::Parked { needs } => {
                 self.unpark(*needs);
@@ -55,13 +47,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// Whether events wait that the subscriber does not take.
     pub(super) fn is_blocked(&self) -> bool {
-        let Some(session) = &self.session else {
-            return false;
-        };
+        let can_send = self.session.as_ref().is_some_and(Session::can_send);
         let is_shut = |needs| self.window().is_some_and(|window| !window.admits(needs));
-        self.assembler
-            .next_needs()
-            .is_some_and(|needs| !session.can_send() || is_shut(needs))
+        let needs = self.assembler.next_needs();
+        needs.is_some_and(|needs| !can_send || is_shut(needs))
     }
 
     /// `None`: there is no limit.
@@ -129,7 +118,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
-    fn send(&mut self, message: Message<E, K>, now: Time) {
+    pub(super) fn send(&mut self, message: Message<E, K>, now: Time) {
         if let Some(session) = &mut self.session {
             session.sent_at = now;
             self.commands

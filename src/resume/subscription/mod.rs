@@ -121,21 +121,17 @@ impl<E: Item, K: Item> Subscription<E, K> {
     pub fn handle(&mut self, input: Input<E, K>, now: Time) {
         match input {
             Input::Subscribe { session, request } => self.subscribe(session, request, now),
-            Input::SessionClosed(session) => {
-                if self.is_current(session) {
-                    self.hand_rest();
-                    self.leave();
-                }
+            Input::SessionClosed(session) if self.is_current(session) => {
+                self.hand_rest();
+                self.leave();
             }
             Input::Outbox(id, room) => {
                 if let Some(session) = self.session.as_mut().filter(|session| session.id == id) {
                     session.room = room;
                 }
             }
-            Input::Handed(session, revision) => {
-                if self.is_current(session) {
-                    self.handed(revision, now);
-                }
+            Input::Handed(session, revision) if self.is_current(session) => {
+                self.handed(revision, now);
             }
             Input::Ack {
                 ack,
@@ -149,17 +145,15 @@ impl<E: Item, K: Item> Subscription<E, K> {
             } => self.seek(operation, to, header),
             Input::Delete { operation } => self.delete(operation),
             Input::Drain => self.drain(),
-            Input::Upstream(attempt, said) => {
-                if attempt == self.attempt {
-                    self.upstream(said, now);
-                }
-            }
+            Input::Upstream(attempt, said) if attempt == self.attempt => self.upstream(said, now),
             Input::Probe(sample) => {
                 if let Phase::Watching(watching) = &mut self.phase {
                     watching.sampled(sample, now);
                 }
             }
             Input::Persisted(outcome) => self.persisted(outcome, now),
+            // Of another session or attempt than the current one.
+            Input::SessionClosed(_) | Input::Handed(..) | Input::Upstream(..) => {}
         }
         self.check_invariants();
     }
@@ -260,9 +254,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         {
             self.begin_attempt(plan);
         }
-        if matches!(self.phase, Phase::Watching(_)) {
-            self.watch_time(now);
-        }
+        self.watch_time(now);
         if self.commands.is_empty() {
             self.deliver(now);
         }
@@ -304,13 +296,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
                     self.back_off(plan, now);
                 }
             }
-            (
-                &mut Phase::Asking(Plan::Snapshot {
-                    reason,
-                    compact_revision,
-                }),
-                Upstream::SnapshotBegun(header),
-            ) => self.snapshot_begun(reason, compact_revision, header, now),
+            (&mut Phase::Asking(Plan::Snapshot(loss)), Upstream::SnapshotBegun(header)) => {
+                self.snapshot_begun(loss, header, now);
+            }
             (Phase::Snapshotting(snapshot), Upstream::SnapshotPage(kvs)) => snapshot.page(kvs),
             (Phase::Snapshotting(snapshot), Upstream::SnapshotEnded) => snapshot.ended(),
             (_, Upstream::SnapshotCompacted { compact_revision }) => {

@@ -17,10 +17,15 @@ pub(super) enum Plan {
     /// Watch from right after a position.
     Watch(Base),
     /// Read the range, then watch from right after its revision.
-    Snapshot {
-        reason: SnapshotReason,
-        compact_revision: Option<Revision>,
-    },
+    Snapshot(Loss),
+}
+
+/// Why there is no history to resume.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loss {
+    pub(super) reason: SnapshotReason,
+    /// etcd's compact_revision, if it is known and the reason.
+    pub(super) compact_revision: Option<Revision>,
 }
 
 /// A position to watch from.
@@ -46,6 +51,15 @@ pub(super) enum Source {
     Delivered,
 }
 
+impl From<SnapshotReason> for Loss {
+    fn from(reason: SnapshotReason) -> Self {
+        Self {
+            reason,
+            compact_revision: None,
+        }
+    }
+}
+
 impl Plan {
     pub(super) const fn watch(revision: Revision, source: Source) -> Self {
         Self::Watch(Base { revision, source })
@@ -59,7 +73,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let attempt = self.attempt;
         let command = match plan {
             Plan::Head => Command::ReadHead(attempt),
-            Plan::Snapshot { .. } => Command::ReadSnapshot(attempt),
+            Plan::Snapshot(_) => Command::ReadSnapshot(attempt),
             Plan::Watch(base) => {
                 let Some(record) = self.writes.current() else {
                     return;
@@ -99,7 +113,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     pub(super) fn plan(&self) -> Option<Plan> {
         match &self.phase {
             Phase::Asking(plan) => Some(*plan),
-            Phase::Snapshotting(snapshot) => Some(snapshot.plan),
+            Phase::Snapshotting(snapshot) => Some(Plan::Snapshot(snapshot.loss)),
             Phase::Watching(_) | Phase::Parked { .. } => self.plan_to_continue(),
             Phase::Idle | Phase::AwaitingStore | Phase::Waiting { .. } => None,
         }
@@ -133,7 +147,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
         let base = match plan {
             Plan::Head => return None,
-            Plan::Snapshot { .. } => None,
+            Plan::Snapshot(_) => None,
             Plan::Watch(base) => match base.source {
                 Source::ResumeAfter => return None,
                 // Whether the assumption is needed is not known yet.
@@ -166,7 +180,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             Verdict::Compacted(compact_revision) => self.compacted(base, compact_revision),
             // An event that the delay rule did not see changed the key.
             Verdict::Replaced if base.source == Source::Assumed => {
-                self.resync(base.source, SnapshotReason::Compacted, None);
+                self.resync(base.source, SnapshotReason::Compacted.into());
             }
             Verdict::Replaced => self.replaced(base.source),
             Verdict::Behind => {
@@ -201,7 +215,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if let Some(assumed) = self.assumed_instead_of(base) {
             self.begin_attempt(Plan::watch(assumed, Source::Assumed));
         } else {
-            self.resync(base.source, SnapshotReason::Compacted, compact_revision);
+            let reason = SnapshotReason::Compacted;
+            let loss = Loss {
+                reason,
+                compact_revision,
+            };
+            self.resync(base.source, loss);
         }
     }
 
@@ -260,7 +279,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 return self.end(EndReason::HistoryReplaced);
             }
         }
-        self.resync(source, SnapshotReason::HistoryReplaced, None);
+        self.resync(source, SnapshotReason::HistoryReplaced.into());
     }
 
     /// Which cluster it was is kept as far as it is still true.

@@ -2,7 +2,7 @@
 
 use super::{
     Phase, Subscription,
-    opening::{Base, Plan, Source},
+    opening::{Base, Loss, Plan, Source},
 };
 use crate::resume::{
     Command, EndReason, History, Item, Message, OnCompaction, OutboxRoom, Proof, Record, Revision,
@@ -127,10 +127,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
         let source = Source::Checkpoint;
         match (record.pending_snapshot, record.checkpoint, request.start) {
-            (Some(reason), ..) => self.resync(source, reason, None),
+            (Some(reason), ..) => self.resync(source, reason.into()),
             (None, Some(revision), _) => self.begin_attempt(Plan::watch(revision, source)),
             (None, None, Start::Latest) => self.begin_attempt(Plan::Head),
-            (None, None, Start::Snapshot) => self.resync(source, SnapshotReason::First, None),
+            (None, None, Start::Snapshot) => self.resync(source, SnapshotReason::First.into()),
         }
     }
 
@@ -144,43 +144,32 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// The history after the position is lost: a snapshot, or the end of the
     /// stream, as the subscriber chose.
-    pub(super) fn resync(
-        &mut self,
-        source: Source,
-        reason: SnapshotReason,
-        compact_revision: Option<Revision>,
-    ) {
+    pub(super) fn resync(&mut self, source: Source, loss: Loss) {
         let Some(session) = &self.session else {
             return;
         };
         let is_own = source == Source::ResumeAfter;
-        if session.request.on_compaction == OnCompaction::Fail {
+        let fails = session.request.on_compaction == OnCompaction::Fail;
+        if fails && loss.reason == SnapshotReason::HistoryReplaced {
+            return self.end(EndReason::HistoryReplaced);
+        }
+        if fails && loss.reason == SnapshotReason::Compacted {
             let own = session.request.resume_after.filter(|_| is_own);
-            let end = match reason {
-                SnapshotReason::Compacted => Some(EndReason::Compacted {
-                    checkpoint: own.or(self.writes.current_checkpoint()),
-                    compact_revision,
-                }),
-                SnapshotReason::HistoryReplaced => Some(EndReason::HistoryReplaced),
-                SnapshotReason::First | SnapshotReason::Requested => None,
-            };
-            if let Some(end) = end {
-                return self.end(end);
-            }
+            return self.end(EndReason::Compacted {
+                checkpoint: own.or(self.writes.current_checkpoint()),
+                compact_revision: loss.compact_revision,
+            });
         }
         if !self.is_open() {
             // The stream begins with the snapshot: nothing before it
             // was delivered on it.
             self.ledger = Ledger::default();
         }
-        self.begin_attempt(Plan::Snapshot {
-            reason,
-            compact_revision,
-        });
+        self.begin_attempt(Plan::Snapshot(loss));
         if is_own {
             // Ours may lie above the subscriber's own position, and would skip
             // what it says it has not processed.
-            self.forget_checkpoint(reason);
+            self.forget_checkpoint(loss.reason);
         }
     }
 
@@ -208,7 +197,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 Source::Head => true,
                 Source::Assumed | Source::ResumeAfter | Source::Delivered => false,
             },
-            Plan::Snapshot { .. } => true,
+            Plan::Snapshot(_) => true,
         };
         // A replaced history is better told by how the stream begins.
         (store_says && !self.suspicion.is_raised()).then(|| session.sent_at + OPEN_WITHIN)
@@ -296,10 +285,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// The live stream is gone. What it delivered can still be acknowledged.
     pub(super) fn leave(&mut self) {
         self.session = None;
-        self.attempt.0 += 1;
-        self.phase = Phase::Idle;
+        self.close_attempt(Phase::Idle);
         self.assembler = Assembler::new(None);
-        self.commands.push_back(Command::CloseUpstream);
     }
 
     fn refuse(&mut self, id: SessionId, reason: EndReason) {

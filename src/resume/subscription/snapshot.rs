@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{
     Phase, Subscription,
-    opening::{Plan, Source},
+    opening::{Loss, Plan, Source},
     watching::fingerprint,
 };
 use crate::resume::{
@@ -18,7 +18,7 @@ const CHUNK_BYTES_SOFT: usize = 128 * 1024;
 /// A snapshot that is being read.
 #[derive(Debug)]
 pub(super) struct Snapshotting<E, K> {
-    pub(super) plan: Plan,
+    pub(super) loss: Loss,
     /// The revision it is pinned to.
     revision: Revision,
     /// What is to be delivered of it.
@@ -59,22 +59,12 @@ impl<E, K: Item> Snapshotting<E, K> {
 }
 
 impl<E: Item, K: Item> Subscription<E, K> {
-    pub(super) fn snapshot_begun(
-        &mut self,
-        reason: SnapshotReason,
-        compact_revision: Option<Revision>,
-        header: Header,
-        now: Time,
-    ) {
-        let plan = Plan::Snapshot {
-            reason,
-            compact_revision,
-        };
+    pub(super) fn snapshot_begun(&mut self, loss: Loss, header: Header, now: Time) {
         let revision = header.revision;
         // Below what was delivered, it would take the subscriber backwards.
         let delivered = self.ledger.delivered();
         if delivered.max(self.writes.current_checkpoint()) > Some(revision) {
-            return self.behind(Source::Delivered, plan, now);
+            return self.behind(Source::Delivered, Plan::Snapshot(loss), now);
         }
         self.suspicion.clear();
         self.seen.cluster_id = header.cluster_id;
@@ -83,11 +73,11 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.set_state(StreamState::CatchingUp);
         let begin = Message::SnapshotBegin {
             revision,
-            reason,
-            compact_revision,
+            reason: loss.reason,
+            compact_revision: loss.compact_revision,
         };
         self.phase = Phase::Snapshotting(Snapshotting {
-            plan,
+            loss,
             revision,
             messages: [begin].into(),
             count: 0,
@@ -97,34 +87,29 @@ impl<E: Item, K: Item> Subscription<E, K> {
     }
 
     /// Compaction overtook the snapshot: it starts again.
-    pub(super) fn snapshot_compacted(&mut self, now_known: Option<Revision>, now: Time) {
-        if let Some(Plan::Snapshot {
-            reason,
-            compact_revision,
-        }) = self.plan()
-        {
-            let known = now_known.filter(|_| reason == SnapshotReason::Compacted);
-            let plan = Plan::Snapshot {
-                reason,
-                compact_revision: known.or(compact_revision),
-            };
-            self.back_off(plan, now);
+    pub(super) fn snapshot_compacted(&mut self, at: Option<Revision>, now: Time) {
+        if let Some(Plan::Snapshot(mut loss)) = self.plan() {
+            let at = at.filter(|_| loss.reason == SnapshotReason::Compacted);
+            loss.compact_revision = at.or(loss.compact_revision);
+            self.back_off(Plan::Snapshot(loss), now);
         }
     }
 
-    /// The next message of the snapshot that is being read. After its end,
-    /// the watch follows.
-    pub(super) fn next_snapshot_message(&mut self, now: Time) -> Option<Message<E, K>> {
-        let Phase::Snapshotting(snapshot) = &mut self.phase else {
-            return None;
-        };
-        let message = snapshot.messages.pop_front()?;
-        if let Message::SnapshotEnd { revision, .. } = message {
-            let newest = snapshot.newest.take();
-            self.ledger.deliver_snapshot(revision, newest, now);
-            self.assembler = Assembler::new(Some(revision));
-            self.backoff.reset();
+    /// Sends the next message of the snapshot. After its end, the watch follows.
+    pub(super) fn deliver_snapshot(&mut self, now: Time) {
+        if let Phase::Snapshotting(snapshot) = &mut self.phase
+            && let Some(message) = snapshot.messages.pop_front()
+        {
+            let is_end = matches!(message, Message::SnapshotEnd { .. });
+            let revision = snapshot.revision;
+            let newest = snapshot.newest.take_if(|_| is_end);
+            self.send(message, now);
+            if is_end {
+                self.ledger.deliver_snapshot(revision, newest, now);
+                self.assembler = Assembler::new(Some(revision));
+                self.backoff.reset();
+                self.begin_attempt(Plan::watch(revision, Source::Delivered));
+            }
         }
-        Some(message)
     }
 }
