@@ -32,13 +32,11 @@ pub(super) struct Watching {
     /// then etcd answers no progress request (etcd#20221), and silence says
     /// nothing.
     is_answerable: bool,
-    member_id: u64,
     /// The watch starts right after it.
     base: Revision,
     /// etcd's newest revision when the watch was created.
     target: Revision,
     pub(super) is_caught_up: bool,
-    opened_at: Time,
     delay_rule: DelayRule,
     /// The highest revision that etcd certified; told once events drained.
     pub(super) bookmark: Option<Revision>,
@@ -66,11 +64,9 @@ impl Watching {
         Self {
             asks: opened.can_ask_progress && !matches!(settings.idle_proof, IdleProof::Delay),
             is_answerable: target.get() > base.get(),
-            member_id: opened.member_id,
             base,
             target,
             is_caught_up: false,
-            opened_at: now,
             delay_rule: DelayRule::new(opened.member_id, now, settings.idle_lag),
             bookmark: None,
             heard_at: now,
@@ -92,7 +88,8 @@ impl Watching {
     /// The probe sampled some member's revision.
     pub(super) fn sampled(&mut self, sample: ProbeSample, now: Time) {
         self.delay_rule.sample(sample, now);
-        let is_answerable = sample.member_id == self.member_id && sample.revision > self.base;
+        let is_answerable =
+            sample.member_id == self.delay_rule.member_id && sample.revision > self.base;
         if is_answerable && !self.is_answerable {
             self.is_answerable = true;
             self.ask_at = now;
@@ -261,7 +258,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// A watch that was silent and healthy brings short delays back.
     pub(super) fn note_health(&mut self, now: Time) {
         if let Phase::Watching(watching) = &self.phase
-            && now >= watching.opened_at + HEALTHY_AFTER
+            && now >= watching.delay_rule.opened_at + HEALTHY_AFTER
             && watching.asked_at.is_none()
         {
             self.backoff.reset();
