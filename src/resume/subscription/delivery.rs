@@ -79,6 +79,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if self.assembler.is_idle()
             && let Phase::Watching(watching) = &mut self.phase
             && let Some(bookmark) = watching.bookmark.take()
+            // A member that lags can certify less than was delivered.
             && Some(bookmark) >= self.ledger.delivered()
         {
             self.ledger.advance(bookmark);

@@ -281,10 +281,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
                 self.events(events, fragment);
             }
             (Phase::Watching(watching), Upstream::Bookmark(revision)) => {
-                // A member that lags can certify less than was delivered.
-                if Some(revision) >= self.ledger.delivered() {
-                    watching.bookmark = watching.bookmark.max(Some(revision));
-                }
+                watching.bookmark = watching.bookmark.max(Some(revision));
                 watching.heard(now);
                 watching.ask_at = now + self.settings.progress_interval;
                 self.is_well();
@@ -306,7 +303,18 @@ impl<E: Item, K: Item> Subscription<E, K> {
             }
             (_, Upstream::Lost) => self.lost(now),
             (_, Upstream::Refused(refusal)) => self.end(EndReason::Refused(refusal)),
-            _ => {}
+            // Nobody asked.
+            (
+                _,
+                Upstream::WatchOpened(_)
+                | Upstream::Events { .. }
+                | Upstream::Bookmark(_)
+                | Upstream::Compacted { .. }
+                | Upstream::Head(_)
+                | Upstream::SnapshotBegun(_)
+                | Upstream::SnapshotPage(_)
+                | Upstream::SnapshotEnded,
+            ) => {}
         }
     }
 

@@ -220,26 +220,22 @@ impl<E: Item, K: Item> Subscription<E, K> {
         {
             session.opening = Opening::Sent;
             self.was_opened = true;
-            session.sent_at = now;
+            let durable = self.writes.durable.as_ref();
             let proof = match base.map(|base| base.source) {
                 None | Some(Source::Head) => Proof::Fresh,
                 Some(Source::Assumed) => Proof::Delay,
                 Some(Source::ResumeAfter) => Proof::Acked,
-                Some(Source::Checkpoint | Source::Delivered) => self
-                    .writes
-                    .durable
-                    .as_ref()
-                    .map_or(Proof::Fresh, |record| record.proof),
+                Some(Source::Checkpoint | Source::Delivered) => {
+                    durable.map_or(Proof::Fresh, |record| record.proof)
+                }
             };
-            self.commands.push_back(Command::Deliver(
-                session.id,
-                Message::Opened {
-                    checkpoint: base.map(|base| base.revision),
-                    resumed: base.is_some_and(|base| base.source != Source::Head),
-                    proof,
-                    cluster_id: self.seen.cluster_id,
-                },
-            ));
+            let opened = Message::Opened {
+                checkpoint: base.map(|base| base.revision),
+                resumed: base.is_some_and(|base| base.source != Source::Head),
+                proof,
+                cluster_id: self.seen.cluster_id,
+            };
+            self.send(opened, now);
         }
     }
 
