@@ -118,14 +118,14 @@ impl<E: Item> Assembler<E> {
     /// Whether what a reopened watch brings belies the parts that came out: it
     /// has a revision before theirs, or goes on without repeating them.
     pub(super) fn is_belied_by(&self, events: &[E]) -> bool {
-        let Some(partial) = self.waiting.front().filter(|front| front.sent > 0) else {
+        let Some(front) = self.waiting.front() else {
             return false;
         };
-        let mut to_skip = partial.to_skip;
+        let mut to_skip = front.to_skip;
         let new = events.iter().map(Item::mod_revision);
         for revision in new.filter(|&revision| Some(revision) > self.done) {
-            match revision.cmp(&partial.revision) {
-                Ordering::Less if partial.is_awaited() => return true,
+            match revision.cmp(&front.revision) {
+                Ordering::Less if front.is_awaited() => return true,
                 Ordering::Less => {}
                 Ordering::Equal => to_skip = to_skip.saturating_sub(1),
                 Ordering::Greater => return to_skip > 0,

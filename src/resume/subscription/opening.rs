@@ -94,7 +94,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         self.close_attempt(Phase::Waiting { at, plan });
     }
 
-    /// Ends the current attempt, as `wait` does, before the next delay is over.
+    /// As `wait`, until the next delay is over.
     pub(super) fn back_off(&mut self, plan: Plan, now: Time) {
         let at = now + self.backoff.next_delay();
         self.wait(plan, at);
