@@ -4,22 +4,21 @@
 
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-.PHONY: help demo build bench test test-matrix test-etcd test-clients test-k8s image proto-check proto-docs proto-baseline simulate chaos fuzz check mistakes mutants deps deps-bench deps-test deps-clients deps-proto deps-image deps-k8s rust go etcd-3.6 etcd-3.7 clean
+.PHONY: help demo build bench test test-matrix test-etcd test-clients test-k8s image proto-check proto-docs proto-baseline simulate chaos fuzz check deny mistakes mutants deps deps-bench deps-test deps-clients deps-proto deps-image deps-k8s rust go etcd-3.6 etcd-3.7 clean
 
 # The etcd to test against: a path, or a name on PATH.
 ETCD ?= etcd
 # How many tests, and so etcds, run at once.
 TEST_THREADS ?= 4
-# How long to fuzz.
-MINUTES ?= 7
 # The tests that depend on the version of etcd.
 ETCD_TESTS ?= --test scenarios --test upstream
 
 # How often each figure is measured.
 RUNS ?= 5
 
-# How long chaos lasts, and its seed; empty: a new one, which is printed.
-MINUTES ?= 2
+# How long to fuzz, how long chaos lasts, and its seed; empty: a new one, which is printed.
+fuzz: MINUTES ?= 7
+chaos: MINUTES ?= 2
 SEED ?=
 
 # What the tour's session is typed with.
