@@ -331,3 +331,65 @@ fn the_last_segment_is_open_ended_only_near_the_newest_revision() {
     assert!(open_end(20_000));
     assert!(!open_end(200_000));
 }
+
+#[test]
+fn an_event_that_a_watch_repeats_is_not_its_first() {
+    let mut segments = split(10, &[20]);
+    push(&mut segments, 10, [15, 22]);
+    push(&mut segments, 20, [20, 22]);
+    assert_eq!(handed(&mut segments), [15, 22]);
+}
+
+#[test]
+fn what_is_dropped_does_not_count_as_waiting() {
+    let mut segments = split(10, &[20]);
+    push(&mut segments, 10, [10, 15, 22]);
+    assert_eq!(segments.queue[0].waiting[0].1, 10 + EVENT_BYTES);
+}
+
+#[test]
+fn only_the_front_decides_that_it_is_too_long() {
+    // One of ten revisions is in range, up to the front's end.
+    let mut segments = after_a_change([10_020].into_iter(), 10);
+    let ahead = segments.queue[1].after.get();
+    // Beyond it all are.
+    push(&mut segments, ahead, ahead + 1..=ahead + 1000);
+    assert_eq!(segments.density.unwrap().revisions, 1000);
+    assert!(segments.runs_ahead());
+    push(&mut segments, 10, [10_030]);
+    assert!(segments.runs_ahead());
+}
+
+#[test]
+fn a_plan_is_made_for_a_single_watch_and_small_enough_responses() {
+    // A thousand events that take so much together.
+    let full = |bytes| {
+        let mut segments = Segments::new(revision(10));
+        let mut events = each(11..=1010);
+        events[0].bytes = bytes - 1000 * EVENT_BYTES - 999 * 10;
+        segments.events(revision(10), events, false).unwrap();
+        segments
+    };
+    let newest = revision(1_000_000);
+    assert_ne!(full(RESPONSE_BYTES_MAX).plan(newest), []);
+    assert_eq!(full(RESPONSE_BYTES_MAX + 1).plan(newest), []);
+    let mut segments = full(300_000);
+    segments.extend(&[revision(5000)], newest);
+    assert!(segments.runs_ahead());
+    assert_eq!(segments.plan(newest), []);
+}
+
+#[test]
+fn a_watch_begins_only_where_there_is_an_open_end() {
+    let newest = revision(1_000_000);
+    let mut segments = Segments::new(revision(10));
+    push(&mut segments, 10, 11..=1010);
+    segments.extend(&[revision(10)], newest);
+    assert!(!segments.runs_ahead());
+    segments.extend(&[revision(2000)], newest);
+    let end = segments.queue[1].until.unwrap();
+    segments.extend(&[revision(end.get() + 1)], newest);
+    assert_eq!(segments.queue.len(), 2);
+    segments.extend(&[end], newest);
+    assert_eq!(segments.queue.len(), 3);
+}
