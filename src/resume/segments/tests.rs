@@ -381,15 +381,21 @@ fn a_plan_is_made_for_a_single_watch_and_small_enough_responses() {
 
 #[test]
 fn a_watch_begins_only_where_there_is_an_open_end() {
-    let newest = revision(1_000_000);
+    let newest = revision(3001);
     let mut segments = Segments::new(revision(10));
     push(&mut segments, 10, 11..=1010);
     segments.extend(&[revision(10)], newest);
     assert!(!segments.runs_ahead());
     segments.extend(&[revision(2000)], newest);
     let end = segments.queue[1].until.unwrap();
+    assert_eq!(end, revision(2000 + 1000));
     segments.extend(&[revision(end.get() + 1)], newest);
     assert_eq!(segments.queue.len(), 2);
+    // One response more is up to the newest revision.
     segments.extend(&[end], newest);
-    assert_eq!(segments.queue.len(), 3);
+    assert_eq!(segments.queue[2].until, None);
+    let mut segments = Segments::new(revision(10));
+    push(&mut segments, 10, 11..=1010);
+    segments.extend(&[revision(2001)], newest);
+    assert_eq!(segments.queue[1].until, None);
 }
