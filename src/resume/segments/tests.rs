@@ -291,6 +291,10 @@ fn a_segment_that_turns_out_too_long_is_planned_anew() {
     assert!(!segments.runs_ahead());
     let plan = segments.plan(revision(1_000_000));
     assert_eq!(plan.first(), Some(&revision(11_010 + 938)));
+    // Five responses are left of it.
+    let end = 19_377;
+    assert!(after_a_change(end - 5999..=end - 5000, 10).runs_ahead());
+    assert!(!after_a_change(end - 6000..=end - 5001, 10).runs_ahead());
 }
 
 #[test]
