@@ -222,8 +222,9 @@ fn only_full_responses_and_a_deep_backlog_are_worth_more_watches() {
     let plan = full().plan(revision(10_010));
     assert_eq!(plan.first(), Some(&revision(1010 + 938)));
     assert_eq!(plan.len(), 9);
+    // Not full, however many events.
     let mut short = Segments::new(revision(10));
-    push(&mut short, 10, 11..=1009);
+    push(&mut short, 10, (22..=2019).map(|twice| twice / 2));
     assert_eq!(short.plan(revision(100_000)), []);
 }
 
