@@ -210,6 +210,7 @@ impl<E: Item> Segments<E> {
             return Ok(());
         };
         self.queue.truncate(at + 1);
+        self.density = None;
         if let Some(segment) = self.queue.get_mut(at) {
             if segment.reached.is_none() && segment.first.is_some_and(|first| first <= revision) {
                 return Err(Contradiction);
@@ -310,8 +311,14 @@ impl<E: Item> Segments<E> {
         }
     }
 
-    /// Drops all but the front, which goes on by itself.
+    /// Drops all but the front, which goes on by itself until another full
+    /// response shows what that is worth.
     pub fn collapse(&mut self) {
+        self.density = None;
+        self.drop_ahead();
+    }
+
+    fn drop_ahead(&mut self) {
         if let Some(front) = self.queue.front_mut()
             && !front.is_said
         {
@@ -368,7 +375,7 @@ impl<E: Item> Segments<E> {
             && let (Some(until), Some(reached)) = (front.until, front.reached)
             && until.get() - reached.get() > density.far()
         {
-            self.collapse();
+            self.drop_ahead();
         }
     }
 

@@ -190,6 +190,34 @@ async fn all_comes(script: impl Fn(&WatchCreateRequest) -> (Said, bool) + Send +
     assert!(scripted.ahead() > 5, "{} ahead", scripted.ahead());
 }
 
+/// Its range is quiet from the second response on, others are not.
+#[tokio::test]
+async fn a_watch_that_has_caught_up_is_not_read_ahead_of() {
+    let quiet = |create: &WatchCreateRequest| {
+        let mut said = vec![Ok(created())];
+        let certified = WatchResponse {
+            created: false,
+            ..created()
+        };
+        if create.fragment {
+            return (said, false);
+        }
+        let mut all = history(create.start_revision);
+        let live = all.pop();
+        said.extend(all.into_iter().take(1).chain([Ok(certified)]).chain(live));
+        (said, false)
+    };
+    let (scripted, etcd) = Scripted::start(quiet).await;
+    let (mut watch, _) = open(&etcd, spec("a/", 1)).await;
+    events(&mut watch, usize::try_from(RESPONSE).unwrap()).await;
+    assert!(matches!(next(&mut watch.events).await, Item::Bookmark(_)));
+    let ahead = scripted.ahead();
+    assert!(ahead > 5);
+    let live = usize::try_from((NEWEST - 1) % RESPONSE).unwrap();
+    assert_eq!(events(&mut watch, live).await.0.len(), live);
+    assert_eq!(scripted.ahead(), ahead);
+}
+
 /// As `said` for the watches ahead that start after 5,000.
 fn far_ahead(
     said: impl Fn() -> (Said, bool) + Send + Sync + 'static,

@@ -229,6 +229,28 @@ fn only_full_responses_and_a_deep_backlog_are_worth_more_watches() {
 }
 
 #[test]
+fn nobody_reads_ahead_of_a_watch_at_the_newest_revision() {
+    // Its range is quiet, others are not.
+    let newest = revision(100_000);
+    let mut segments = Segments::new(revision(10));
+    push(&mut segments, 10, 11..=1010);
+    assert_ne!(segments.plan(newest), []);
+    segments.bookmark(revision(10), newest).unwrap();
+    assert_eq!(segments.plan(newest), []);
+}
+
+#[test]
+fn a_front_that_was_left_to_itself_stays_so() {
+    let newest = revision(100_000);
+    let mut segments = Segments::new(revision(10));
+    push(&mut segments, 10, 11..=1010);
+    let plan = segments.plan(newest);
+    segments.extend(&plan, newest);
+    segments.collapse();
+    assert_eq!(segments.plan(newest), []);
+}
+
+#[test]
 fn pieces_of_a_response_are_measured_together() {
     let mut segments = Segments::new(revision(10));
     for from in [11, 511] {
