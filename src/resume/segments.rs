@@ -119,7 +119,10 @@ impl<E> Segment<E> {
 
     /// Somebody said that its first event is `first`.
     fn begins_with(&mut self, first: Revision) -> Result<(), Contradiction> {
-        if *self.first.get_or_insert(first) == first {
+        let denies = |piece: &Piece<E>| matches!(piece, Piece::Bookmark(at) if *at >= first);
+        let is_denied =
+            self.reached.is_none() && self.waiting.iter().any(|(piece, _)| denies(piece));
+        if *self.first.get_or_insert(first) == first && !is_denied {
             Ok(())
         } else {
             Err(Contradiction)

@@ -251,6 +251,19 @@ fn a_front_that_was_left_to_itself_stays_so() {
 }
 
 #[test]
+fn what_was_certified_empty_holds_nothing() {
+    // Certified first, and belied by the watch before.
+    let mut segments = split(10, &[20, 30]);
+    segments.bookmark(revision(20), revision(33)).unwrap();
+    let said = segments.events(revision(10), each([15, 25]), false);
+    assert_eq!(said, Err(Contradiction));
+    // What comes after is none.
+    let mut segments = split(10, &[20, 30]);
+    segments.bookmark(revision(20), revision(33)).unwrap();
+    push(&mut segments, 10, [15, 34]);
+}
+
+#[test]
 fn pieces_of_a_response_are_measured_together() {
     let mut segments = Segments::new(revision(10));
     for from in [11, 511] {
