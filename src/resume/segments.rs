@@ -35,7 +35,8 @@ const AHEAD_BYTES_MAX: usize = 20 << 20;
 const RESPONSE_BYTES_MAX: usize = 3 << 19;
 /// How many segments there may be.
 const SEGMENTS_MAX: usize = 64;
-/// What an event takes in memory besides its bytes on the wire.
+/// What an event takes in memory besides its bytes on the wire; as much is
+/// counted for a piece without events.
 const EVENT_BYTES: usize = 256;
 /// A response of fewer revisions was not cut short by etcd.
 const FULL_RESPONSE: i64 = 1000;
@@ -78,6 +79,8 @@ struct Segment<E> {
     is_said: bool,
     /// Each with what it takes in memory.
     waiting: VecDeque<(Piece<E>, usize)>,
+    /// All of that.
+    waiting_bytes: usize,
     /// The last events came in a fragment.
     is_fragment: bool,
     /// The first event after `after`, whichever watch said it.
@@ -110,11 +113,18 @@ impl<E> Segment<E> {
             until,
             is_said: false,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             is_fragment: false,
             first: None,
             reached: None,
             response: Response::default(),
         }
+    }
+
+    fn wait(&mut self, piece: Piece<E>, bytes: usize) {
+        let bytes = bytes.max(EVENT_BYTES);
+        self.waiting.push_back((piece, bytes));
+        self.waiting_bytes += bytes;
     }
 
     /// Somebody said that its first event is `first`.
@@ -184,7 +194,7 @@ impl<E: Item> Segments<E> {
         if !events.is_empty() || segment.is_fragment {
             let fragment = is_part;
             let piece = Piece::Events { events, fragment };
-            segment.waiting.push_back((piece, bytes));
+            segment.wait(piece, bytes);
         }
         segment.is_fragment = is_part;
         let density = match beyond {
@@ -212,10 +222,11 @@ impl<E: Item> Segments<E> {
         let Some(at) = self.find(after) else {
             return Ok(());
         };
-        self.queue.truncate(at + 1);
+        let has_event = |it: &Segment<E>| it.first.is_some_and(|first| first <= revision);
+        let is_belied = self.queue.drain(at + 1..).any(|ahead| has_event(&ahead));
         self.density = None;
         if let Some(segment) = self.queue.get_mut(at) {
-            if segment.reached.is_none() && segment.first.is_some_and(|first| first <= revision) {
+            if is_belied || (segment.reached.is_none() && has_event(segment)) {
                 return Err(Contradiction);
             }
             segment.until = None;
@@ -226,8 +237,9 @@ impl<E: Item> Segments<E> {
             } else {
                 Piece::Bookmark(revision)
             };
-            segment.waiting.push_back((piece, 0));
+            segment.wait(piece, 0);
         }
+        self.shed();
         Ok(())
     }
 
@@ -235,7 +247,8 @@ impl<E: Item> Segments<E> {
     pub fn next_piece(&mut self) -> Option<Piece<E>> {
         loop {
             let front = self.queue.front_mut()?;
-            if let Some((piece, _)) = front.waiting.pop_front() {
+            if let Some((piece, bytes)) = front.waiting.pop_front() {
+                front.waiting_bytes -= bytes;
                 return Some(piece);
             }
             if !front.is_said || self.queue.len() == 1 {
@@ -384,10 +397,9 @@ impl<E: Item> Segments<E> {
 
     /// Gives up what is furthest ahead, where too much waits.
     fn shed(&mut self) {
-        let waiting = |it: &Segment<E>| it.waiting.iter().map(|(_, bytes)| bytes).sum::<usize>();
-        let mut all: usize = self.queue.iter().map(waiting).sum();
+        let mut all: usize = self.queue.iter().map(|it| it.waiting_bytes).sum();
         while self.queue.len() > 1 && all > AHEAD_BYTES_MAX {
-            all -= self.queue.pop_back().map_or(0, |last| waiting(&last));
+            all -= self.queue.pop_back().map_or(0, |last| last.waiting_bytes);
         }
     }
 

@@ -257,7 +257,15 @@ fn what_was_certified_empty_holds_nothing() {
     segments.bookmark(revision(20), revision(33)).unwrap();
     let said = segments.events(revision(10), each([15, 25]), false);
     assert_eq!(said, Err(Contradiction));
+    // Said first, and denied by the watch before.
+    let mut segments = split(10, &[20, 30]);
+    push(&mut segments, 30, [35]);
+    let said = segments.bookmark(revision(10), revision(40));
+    assert_eq!(said, Err(Contradiction));
     // What comes after is none.
+    let mut segments = split(10, &[20, 30]);
+    push(&mut segments, 30, [35]);
+    segments.bookmark(revision(20), revision(34)).unwrap();
     let mut segments = split(10, &[20, 30]);
     segments.bookmark(revision(20), revision(33)).unwrap();
     push(&mut segments, 10, [15, 34]);
@@ -304,6 +312,16 @@ fn all_that_waits_is_bounded() {
     assert!(!segments.wants(revision(30)) && segments.wants(revision(20)));
     push(&mut segments, 20, [22]);
     assert!(!segments.wants(revision(20)) && segments.wants(revision(10)));
+}
+
+#[test]
+fn a_watch_ahead_that_says_the_same_for_ever_is_given_up() {
+    let mut segments = split(10, &[20, 30]);
+    for _ in 0..=AHEAD_BYTES_MAX / EVENT_BYTES {
+        segments.bookmark(revision(20), revision(25)).unwrap();
+    }
+    assert!(!segments.wants(revision(20)));
+    assert!(segments.wants(revision(10)));
 }
 
 /// Singles, one of ten revisions in range; then as `after` says, up to the end of
