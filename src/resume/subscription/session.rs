@@ -155,6 +155,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
         if fails && loss.reason == SnapshotReason::Compacted {
             let own = session.request.resume_after.filter(|_| is_own);
+            self.hand_rest();
             return self.end(EndReason::Compacted {
                 checkpoint: own.or(self.writes.current_checkpoint()),
                 compact_revision: loss.compact_revision,

@@ -1,7 +1,7 @@
 //! The Ack table.
 
 use super::harness::*;
-use crate::resume::SessionRequest;
+use crate::resume::{OnCompaction, SessionRequest, input::Upstream};
 
 #[test]
 fn an_ack_without_a_session_is_not_taken_for_what_the_superseded_session_delivered() {
@@ -110,7 +110,6 @@ fn an_ack_inside_a_partial_revision_is_beyond_what_is_delivered() {
 
 #[test]
 fn an_ack_inside_an_unfinished_snapshot_is_beyond_what_is_delivered() {
-    use crate::resume::input::Upstream;
     let mut machine = Machine::new();
     machine.subscribe(1);
     machine.persisted();
@@ -183,10 +182,16 @@ fn handing_over_acknowledges_only_where_that_was_asked_for() {
 }
 
 fn watching_automatically(max_unacked_events: Option<u32>) -> Machine {
-    let auto = SessionRequest {
-        auto_ack: true,
+    watching_automatically_as(SessionRequest {
         max_unacked_events,
         ..request()
+    })
+}
+
+fn watching_automatically_as(request: SessionRequest) -> Machine {
+    let auto = SessionRequest {
+        auto_ack: true,
+        ..request
     };
     let mut machine = Machine::watching_as(100, auto);
     machine.says(response([put("a/1", 101)]));
@@ -211,6 +216,38 @@ fn what_was_handed_over_is_stored_when_its_stream_ends() {
         machine
             .closes(1)
             .contains(&"persist 102 acked c1 t2 a/2@102".to_owned())
+    );
+}
+
+#[test]
+fn a_stream_that_takes_over_begins_after_what_was_handed_over() {
+    let mut machine = watching_automatically(None);
+    assert_eq!(machine.handed(1, 102), NOTHING);
+    assert!(
+        machine
+            .subscribe(2)
+            .contains(&"persist 102 acked c1 t2 a/2@102".to_owned())
+    );
+    assert_eq!(machine.persisted(), ["watch #3 after 102 guard a/2"]);
+}
+
+#[test]
+fn a_stream_that_ends_for_a_compaction_says_what_was_handed_over() {
+    let mut machine = watching_automatically_as(SessionRequest {
+        on_compaction: OnCompaction::Fail,
+        ..request()
+    });
+    machine.says(response([put("a/3", 103)]));
+    machine.says(Upstream::Lost);
+    machine.after_secs(1);
+    assert_eq!(machine.handed(1, 102), ["persist 102 acked c1 t2 a/2@102"]);
+    assert_eq!(machine.handed(1, 103), NOTHING);
+    let lines = machine.says(watch_opened(compacted_at(150)));
+    assert_eq!(
+        lines[..1],
+        [
+            "s1 end Compacted { checkpoint: Some(Revision(103)), compact_revision: Some(Revision(150)) }"
+        ]
     );
 }
 
