@@ -276,6 +276,33 @@ async fn new_names_above_the_limit_are_refused_and_known_ones_are_not() {
 }
 
 #[tokio::test]
+async fn a_name_that_begins_anew_after_its_deletion_keeps_its_place() {
+    let fixture = Fixture::new(1);
+    fixture.store.insert("a", Record::new(selection())).await;
+    let _stream = fixture.subscribe("a", request()).await;
+    fixture.store.hold_puts();
+    let client = client_id("a");
+    let (deleted, _stream) = tokio::join!(
+        fixture.registry.delete(&client),
+        fixture.subscribe("a", request())
+    );
+    assert!(deleted.is_ok());
+    until("it is stored again, nearly", || {
+        fixture.store.held_puts() == 1
+    })
+    .await;
+    let client = client_id("b");
+    let refused =
+        fixture
+            .registry
+            .subscribe(&client, request(), Rendering::default(), PEER.to_owned());
+    assert!(matches!(
+        refused.await,
+        Err(SubscribeError::TooManySubscriptions { max: 1 })
+    ));
+}
+
+#[tokio::test]
 async fn many_streams_of_one_name_at_once_leave_exactly_one_alive() {
     let fixture = Fixture::new(10);
     let mut streams = Vec::new();

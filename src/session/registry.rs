@@ -132,6 +132,9 @@ struct Drivers {
     by_client_id: HashMap<ClientId, Handle>,
     /// Those that began with nothing stored, as far as it was not stored since.
     unstored: HashSet<ClientId>,
+    /// Those that had, or have, their record removed: whether a new one is
+    /// stored since is not known.
+    removed: HashSet<ClientId>,
     tasks: JoinSet<()>,
 }
 
@@ -393,13 +396,15 @@ impl Registry {
         let Drivers {
             by_client_id,
             unstored,
+            removed,
             ..
         } = drivers;
         let store = &self.surroundings.store;
         unstored.retain(|client_id| {
             by_client_id.contains_key(client_id) && !matches!(store.load(client_id), Ok(Some(_)))
         });
-        store.count() + unstored.len()
+        removed.retain(|client_id| by_client_id.contains_key(client_id));
+        store.count() + unstored.len() + removed.len()
     }
 
     /// Every client_id that takes a place.

@@ -96,6 +96,7 @@ impl Driver {
             }
             Command::Forget => {
                 debug_assert!(self.write.is_none(), "two writes at a time");
+                self.place.outlives_its_record();
                 let store = &self.surroundings.store;
                 self.write = Some(store.remove(self.place.client_id()));
             }

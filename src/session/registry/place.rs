@@ -30,6 +30,13 @@ impl Place {
         &self.client_id
     }
 
+    /// The record is about to be removed, the place is not.
+    pub(in crate::session) fn outlives_its_record(&self) {
+        if let Some(drivers) = self.drivers.upgrade() {
+            lock(&drivers).removed.insert(self.client_id.clone());
+        }
+    }
+
     /// Gives the place back, unless mail has come or is about to: then the
     /// driver goes on. After `true` it must end.
     pub(in crate::session) fn leave(&self, mailbox: &mpsc::Receiver<Mail>) -> bool {
