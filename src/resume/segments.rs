@@ -158,7 +158,7 @@ impl<E: Item> Segments<E> {
     /// a watch that was given up are ignored.
     ///
     /// # Errors
-    /// A [`Contradiction`]: the history must be read again by a plain watch.
+    /// A [`Contradiction`]: the history must be read again.
     pub fn events(
         &mut self,
         after: Revision,

@@ -457,13 +457,10 @@ mod tests {
 
     #[test]
     fn the_page_has_every_reason() {
-        let readme = include_str!("../../docs/operate.md");
+        let page = include_str!("../../docs/operate.md");
         for reason in Reason::ALL {
             let reason = format!("`{}`", reason.as_str());
-            assert!(
-                readme.contains(&reason),
-                "{reason} is not in docs/operate.md"
-            );
+            assert!(page.contains(&reason), "{reason} is not in docs/operate.md");
         }
     }
 }

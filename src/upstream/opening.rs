@@ -40,7 +40,8 @@ type Requests = mpsc::Sender<Box<WatchRequest>>;
 pub(super) struct Created {
     /// It starts right after it.
     pub(super) after: Revision,
-    /// Cancelled for compaction at once, which the guard tells better.
+    /// Cancelled for compaction at once. The guard tells better; a watch ahead is
+    /// given up.
     pub(super) first: Option<WatchResponse>,
     pub(super) responses: Streaming<WatchResponse>,
     pub(super) requests: Requests,
