@@ -113,6 +113,7 @@ pub(super) fn create_request(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resume::{Guard, KeyRange, Selection};
 
     fn pair(key: &'static str, mod_revision: i64) -> KeyValue {
         KeyValue {
@@ -141,6 +142,27 @@ mod tests {
         ] {
             assert_eq!(events(vec![event(kv)], false), Err(malformed));
         }
+    }
+
+    #[test]
+    fn a_watch_starts_right_after_its_position() {
+        let after = Revision::new(7).unwrap();
+        let range = KeyRange::new("k".into(), "l".into()).unwrap();
+        let spec = WatchSpec {
+            selection: Selection {
+                range,
+                no_put: false,
+                no_delete: false,
+            },
+            guard: Guard {
+                revision: Revision::new(5).unwrap(),
+                key: "k".into(),
+            },
+            prev_kv: false,
+            keys_only: false,
+            avoid_member: None,
+        };
+        assert_eq!(create_request(&spec, after, false).start_revision, 8);
     }
 
     #[test]
