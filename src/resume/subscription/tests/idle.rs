@@ -39,6 +39,21 @@ fn a_replayed_event_does_not_disprove_an_assumption() {
     );
 }
 
+#[test]
+fn an_event_disproves_an_assumption_up_to_its_own_revision() {
+    for (at, disproved) in [(499, true), (500, true), (501, false)] {
+        let mut machine = Machine::with(Some(assumed_500()), by_delay());
+        machine.subscribe(1);
+        machine.says(watch_opened(present(600, 100)));
+        let said = machine.says(response([put("a/1", at)]));
+        assert_eq!(
+            said[0].starts_with("persist 100 acked c1"),
+            disproved,
+            "{said:?}"
+        );
+    }
+}
+
 fn by_delay() -> Settings {
     Settings {
         idle_proof: IdleProof::Delay,

@@ -40,6 +40,19 @@ fn short_retries_come_back_after_a_long_healthy_silence() {
 }
 
 #[test]
+fn retries_are_short_again_after_an_event() {
+    let mut machine = Machine::watching_mute(200);
+    for n in 1..20 {
+        machine.says(response([put("a/1", 100 + n)]));
+        machine.says(Upstream::Lost);
+        let before = machine.now();
+        machine.at_next_timer();
+        assert!(machine.now() - before <= Duration::from_millis(200));
+        machine.says(mute_watch_opened(present(200, 100 + n)));
+    }
+}
+
+#[test]
 fn a_lost_watch_is_reported_and_resumed_right_after_what_was_delivered() {
     let mut machine = Machine::watching(101);
     machine.says(response([put("a/1", 101)]));
