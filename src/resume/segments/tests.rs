@@ -247,6 +247,7 @@ fn a_front_that_was_left_to_itself_stays_so() {
     let plan = segments.plan(newest);
     segments.extend(&plan, newest);
     segments.collapse();
+    assert!(!segments.runs_ahead());
     assert_eq!(segments.plan(newest), []);
 }
 
@@ -403,6 +404,9 @@ fn what_is_dropped_does_not_count_as_waiting() {
     let mut segments = split(10, &[20]);
     push(&mut segments, 10, [10, 15, 22]);
     assert_eq!(segments.queue[0].waiting[0].1, 10 + EVENT_BYTES);
+    assert_eq!(segments.queue[0].waiting_bytes, 10 + EVENT_BYTES);
+    segments.next_piece();
+    assert_eq!(segments.queue[0].waiting_bytes, 0);
 }
 
 #[test]
