@@ -34,7 +34,7 @@
 //! together, as large as the window and a message allow, and the ledger notes
 //! them: `Command::Deliver`. The driver moves the batch into the stream's outbox,
 //! bounded in bytes. The transport's task takes it out, `grpc::convert` moves it
-//! into a `SubscribeResponse`, and tonic encodes it: the one copy of a value.
+//! into a `SubscribeResponse`, and tonic encodes it, which copies values.
 //!
 //! **The way of an ack.** `grpc::watch_service` parses the request, and refuses
 //! whose client_id it is not. The registry finds the driver's mailbox, or starts

@@ -5,7 +5,7 @@
 //! Nothing here is a test: machines differ, ratios less so. Each figure is the
 //! median of `RUNS` (5) runs, in which both sides do the same work in turn. A
 //! bar that is missed is a result; a figure that cannot be measured, an error.
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,

@@ -15,6 +15,8 @@ mod revision;
 mod segments;
 mod settings;
 mod subscription;
+#[cfg(test)]
+mod test_event;
 
 pub use self::{
     backoff::Backoff,

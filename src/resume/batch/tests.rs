@@ -1,38 +1,8 @@
-use bytes::Bytes;
-
 use super::*;
-
-/// An event of a revision; `id` tells it from others of the same revision.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Event {
-    at: i64,
-    id: usize,
-    bytes: usize,
-}
-
-static KEY: Bytes = Bytes::from_static(b"key");
-
-impl Item for Event {
-    fn key(&self) -> &Bytes {
-        &KEY
-    }
-    fn mod_revision(&self) -> Revision {
-        revision(self.at)
-    }
-    fn size_bytes(&self) -> usize {
-        self.bytes
-    }
-    fn is_delete(&self) -> bool {
-        false
-    }
-}
+use crate::resume::test_event::{Event, revision};
 
 const MIB: usize = 1024 * 1024;
 const UNLIMITED: Option<Window> = None;
-
-fn revision(at: i64) -> Revision {
-    Revision::new(at).unwrap()
-}
 
 /// So many events of one revision, numbered.
 fn of(at: i64, count: usize, bytes: usize) -> Vec<Event> {

@@ -1,37 +1,7 @@
-use bytes::Bytes;
-
 use super::*;
+use crate::resume::test_event::{Event, revision};
 
 mod model;
-
-/// An event of a revision; `id` tells it from others of the same revision.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Event {
-    at: i64,
-    id: usize,
-    bytes: usize,
-}
-
-static KEY: Bytes = Bytes::from_static(b"key");
-
-impl Item for Event {
-    fn key(&self) -> &Bytes {
-        &KEY
-    }
-    fn mod_revision(&self) -> Revision {
-        revision(self.at)
-    }
-    fn size_bytes(&self) -> usize {
-        self.bytes
-    }
-    fn is_delete(&self) -> bool {
-        false
-    }
-}
-
-fn revision(at: i64) -> Revision {
-    Revision::new(at).unwrap()
-}
 
 /// One event of each revision.
 fn each(revisions: impl IntoIterator<Item = i64>) -> Vec<Event> {

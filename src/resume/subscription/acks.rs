@@ -11,7 +11,7 @@ use crate::resume::{
 };
 
 /// How often automatic acknowledgements are stored while a stream lasts: nobody
-/// waits for them. Its end stores what is left.
+/// waits for them. Its end stores what is left, where that means anything still.
 const HAND_EVERY: Time = Time::from_millis(100);
 /// How long after a failed write an automatic acknowledgement is stored again:
 /// nobody else repeats it.
