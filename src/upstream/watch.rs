@@ -181,7 +181,10 @@ impl Running {
             if let Some(after) = self.segments.goes_on_after() {
                 Box::pin(self.go_on(after)).await?;
             } else if self.may_run_ahead {
-                Box::pin(self.run_ahead()).await;
+                let plan = self.segments.plan(self.newest);
+                if !plan.is_empty() {
+                    Box::pin(self.run_ahead(&plan)).await;
+                }
             }
             match self.wait(asked).await {
                 Happened::Response(after, said) => self.take_in(after, said)?,
@@ -313,16 +316,12 @@ impl Running {
         }
     }
 
-    /// Opens watches ahead of the only one, where that is worth it.
-    async fn run_ahead(&mut self) {
-        let plan = self.segments.plan(self.newest);
-        if plan.is_empty() {
-            return;
-        }
+    /// Opens watches ahead of the only one, right after each of `plan`.
+    async fn run_ahead(&mut self, plan: &[Revision]) {
         let Some(permit) = self.shared.catch_ups.run_ahead() else {
             return;
         };
-        match opening::open_more(&self.shared, &self.connection, &self.spec, None, &plan).await {
+        match opening::open_more(&self.shared, &self.connection, &self.spec, None, plan).await {
             Ok((more, newest)) => {
                 self.newest = newest;
                 debug!(watches = more.len(), newest = newest.get(), "reading ahead");
