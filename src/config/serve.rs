@@ -89,9 +89,9 @@ pub(super) struct ServeFlags {
     #[arg(long, env = "WATCHMARK_IDLE_PROOF", value_enum, default_value = "auto")]
     idle_proof: IdleProofFlag,
 
-    /// What the pages of a snapshot grow towards
+    /// What the pages of a snapshot grow towards: etcd holds one whole, watchmark does not
     #[arg(long, env = "WATCHMARK_SNAPSHOT_PAGE_BYTES", value_name = "SIZE", value_parser = values::size,
-          default_value = "8MiB")]
+          default_value = "32MiB")]
     snapshot_page_bytes: NonZeroUsize,
 
     /// How many watches may read deep history at a time

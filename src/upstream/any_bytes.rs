@@ -217,7 +217,12 @@ mod tests {
             if is_sorted {
                 kvs.sort_by(|a, b| a.key.cmp(&b.key));
             }
-            let response = RangeResponse { header, kvs, more };
+            let response = RangeResponse {
+                header,
+                kvs,
+                more,
+                fragment: false,
+            };
             range_response(&cut(response.encode_to_vec(), damage));
         }
     }

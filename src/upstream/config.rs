@@ -54,7 +54,7 @@ impl Default for EtcdConfig {
             ca_file: None,
             cert_file: None,
             key_file: None,
-            snapshot_page_bytes: 8 << 20,
+            snapshot_page_bytes: 32 << 20,
             probe_interval: Duration::from_secs(20),
             max_catchups: 8,
             origin: Instant::now(),

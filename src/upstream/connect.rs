@@ -18,7 +18,9 @@ use std::{
 use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::sync::OnceCell;
 use tonic::{
-    codegen::http::Uri,
+    Request, Response, Status, Streaming,
+    client::Grpc,
+    codegen::http::{Uri, uri::PathAndQuery},
     transport::{Channel, Endpoint},
 };
 use tower::Service;
@@ -29,7 +31,10 @@ use super::{
     pieces::{InPieces, in_pieces},
     version::Version,
 };
-use crate::proto::etcdserverpb::{kv_client::KvClient, watch_client::WatchClient};
+use crate::proto::{
+    codec::SmallBuffers,
+    etcdserverpb::{RangeRequest, RangeResponse, kv_client::KvClient, watch_client::WatchClient},
+};
 
 /// TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,6 +90,21 @@ impl Connection {
     /// Takes messages of any size, which arrive in pieces.
     pub(super) fn watch(&self) -> WatchClient<InPieces> {
         WatchClient::new(in_pieces(self.channel.clone())).max_decoding_message_size(usize::MAX)
+    }
+
+    /// `Range`, whose answer, of any size, arrives in pieces: all but the last
+    /// say `fragment`. On the wire one answer and a stream of them are the same.
+    pub(super) async fn range_in_pieces(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Streaming<RangeResponse>>, Status> {
+        let channel = in_pieces(self.channel.clone());
+        let mut client = Grpc::new(channel).max_decoding_message_size(usize::MAX);
+        let ready = client.ready().await;
+        ready.map_err(|error| Status::from_error(error.into()))?;
+        let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
+        let codec = SmallBuffers::default();
+        client.server_streaming(request, path, codec).await
     }
 
     pub(super) fn channel(&self) -> Channel {

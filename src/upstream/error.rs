@@ -32,7 +32,7 @@ pub(super) enum Meaning {
     AuthenticationOff,
     /// The server does not know the call.
     Unimplemented,
-    /// The answer is larger than this side takes.
+    /// The answer is larger than one of the two sides takes.
     TooLarge,
     /// etcd does not accept the request, and never will.
     Invalid,
@@ -42,7 +42,7 @@ pub(super) enum Meaning {
 
 /// Texts that say more than the code. On some versions a watch's cancel
 /// reason is the whole `rpc error: code = … desc = …`, so they are searched for.
-const TEXTS: [(&str, Meaning); 10] = [
+const TEXTS: [(&str, Meaning); 11] = [
     ("required revision has been compacted", Meaning::Compacted),
     (
         "required revision is a future revision",
@@ -57,6 +57,8 @@ const TEXTS: [(&str, Meaning); 10] = [
     ("authentication is not enabled", Meaning::AuthenticationOff),
     ("permission denied", Meaning::Denied),
     ("decoded message length too large", Meaning::TooLarge),
+    // gRPC's own limit: 2 GiB.
+    ("trying to send message larger than max", Meaning::TooLarge),
 ];
 
 impl Meaning {
@@ -169,7 +171,7 @@ pub(super) enum Failure {
     /// The server does not know the call.
     #[error("the server does not know this call")]
     Unimplemented,
-    /// The answer is larger than this side takes.
+    /// The answer is larger than one of the two sides takes.
     #[error("the answer is larger than asked for")]
     TooLarge,
     /// Repeating cannot help.
@@ -333,6 +335,11 @@ mod tests {
             (
                 Code::OutOfRange,
                 "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes",
+                Meaning::TooLarge,
+            ),
+            (
+                Code::ResourceExhausted,
+                "grpc: trying to send message larger than max (2147483648 vs. 2147483647)",
                 Meaning::TooLarge,
             ),
             (

@@ -1,23 +1,19 @@
 //! How large the next page of a snapshot is. Owns the limit that etcd is
-//! given, in keys, because etcd counts no bytes; refuses pages beyond the
-//! budget by how they were. Invariant: the limit stays within 1 and 50,000.
+//! given, in keys, because etcd counts no bytes: by how the page before was.
+//! Invariant: the limit stays within 1 and 1,000,000.
 
-/// A page walks the whole rest of the range in etcd up to 3.6, so small pages
-/// cost: 1,000,000 keys take 9 s at 10,000 a page and 2.6 s at 50,000.
-const KEYS_MAX: i64 = 50_000;
 const KEYS_FIRST: i64 = 1_000;
-/// Pages may turn out larger than planned, but not by more than this.
-const OVERSHOOT: usize = 4;
-/// As gRPC's own default; a smaller budget saves nothing.
-const ANSWER_BYTES_MIN: usize = 4 << 20;
+/// Each page may be so many times larger than the one before. Up to 3.6 each
+/// costs a walk over the whole rest of the range, so small ones are to be few.
+const GROWTH: i64 = 16;
+/// Each also costs etcd some 300 bytes of memory besides key and value.
+const KEYS_MAX: i64 = 1_000_000;
 
 /// The plan for one snapshot.
 #[derive(Debug)]
 pub(super) struct PagePlan {
     budget_bytes: usize,
     keys: i64,
-    /// The last page was too large: grow no more.
-    is_shrunk: bool,
 }
 
 impl PagePlan {
@@ -25,7 +21,6 @@ impl PagePlan {
         Self {
             budget_bytes,
             keys: KEYS_FIRST,
-            is_shrunk: false,
         }
     }
 
@@ -34,39 +29,19 @@ impl PagePlan {
         self.keys
     }
 
-    /// An answer larger than this is refused unread, and asked for again with
-    /// fewer keys. A single pair is taken whatever its size.
-    pub(super) fn answer_bytes_max(&self) -> usize {
-        if self.keys == 1 {
-            usize::MAX
-        } else {
-            self.budget_bytes
-                .saturating_mul(OVERSHOOT)
-                .max(ANSWER_BYTES_MIN)
-        }
-    }
-
-    /// A page came: the next doubles, as far as the budget reaches.
+    /// A page came: the next grows, as far as the budget reaches.
     pub(super) fn came(&mut self, keys: usize, bytes: usize) {
         let bytes_per_key = bytes.div_ceil(keys.max(1)).max(1);
         let affordable = i64::try_from(self.budget_bytes / bytes_per_key).unwrap_or(KEYS_MAX);
-        let grown = if self.is_shrunk {
-            self.keys
-        } else {
-            self.keys.saturating_mul(2)
-        };
-        self.is_shrunk = false;
+        let grown = self.keys.saturating_mul(GROWTH);
         self.keys = grown.min(affordable).clamp(1, KEYS_MAX);
     }
 
-    /// The page was too large. `false`: it cannot be smaller.
-    pub(super) fn was_too_large(&mut self) -> bool {
-        if self.keys == 1 {
-            return false;
-        }
-        self.keys = (self.keys / 8).max(1);
-        self.is_shrunk = true;
-        true
+    /// The page was too large for a gRPC message. `false`: it cannot be smaller.
+    pub(super) const fn was_too_large(&mut self) -> bool {
+        let could_be_smaller = self.keys > 1;
+        self.keys = if self.keys < 8 { 1 } else { self.keys / 8 };
+        could_be_smaller
     }
 }
 
@@ -75,14 +50,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_double_until_the_keys_are_many_enough() {
-        let mut plan = PagePlan::new(8 << 20);
+    fn pages_grow_until_the_keys_are_many_enough() {
+        let mut plan = PagePlan::new(32 << 20);
         let mut limits = vec![plan.keys()];
-        for _ in 0..7 {
+        for _ in 0..4 {
             plan.came(1_000, 10_000);
             limits.push(plan.keys());
         }
-        let expected = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 50_000, 50_000];
+        let expected = [1_000, 16_000, 256_000, 1_000_000, 1_000_000];
         assert_eq!(limits, expected);
     }
 
@@ -93,6 +68,8 @@ mod tests {
         assert_eq!(plan.keys(), 1_333);
         plan.came(1_333, 1_333 << 20);
         assert_eq!(plan.keys(), 8);
+        plan.came(8, 8 << 24);
+        assert_eq!(plan.keys(), 1);
     }
 
     #[test]
@@ -103,16 +80,5 @@ mod tests {
             limits.push(plan.keys());
         }
         assert_eq!(limits, [125, 15, 1]);
-        assert_eq!(plan.answer_bytes_max(), usize::MAX);
-    }
-
-    #[test]
-    fn after_a_page_that_was_too_large_the_next_does_not_double() {
-        let mut plan = PagePlan::new(8 << 20);
-        plan.was_too_large();
-        plan.came(125, 125);
-        assert_eq!(plan.keys(), 125);
-        plan.came(125, 125);
-        assert_eq!(plan.keys(), 250);
     }
 }

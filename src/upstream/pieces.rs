@@ -1,7 +1,8 @@
-//! Cuts a large `WatchResponse` into smaller ones while its bytes arrive. Owns
-//! the reading of gRPC's frames and of a message's outermost fields; refuses
-//! to understand more. Invariant: the pieces, joined, are the message, and of
-//! these every one but the last says `fragment`, as if etcd had cut it.
+//! Cuts a large `WatchResponse` or `RangeResponse` into smaller ones while its
+//! bytes arrive. Owns the reading of gRPC's frames and of a message's outermost
+//! fields; refuses to understand more. Invariant: the pieces, joined, are the
+//! message, and of these every one but the last says `fragment`, as if etcd had
+//! cut it.
 //!
 //! etcd packs up to 1,000 revisions into one response, which can be a
 //! gigabyte, and a gRPC library hands on whole messages only. Asked to cut it
@@ -20,16 +21,17 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 use tonic::{body::Body, codegen::http::Response, transport::Channel};
 use tower::{BoxError, ServiceExt, util::MapResponse};
 
-/// Messages above it are cut, into pieces that are one event larger at most.
+/// Messages above it are cut, into pieces that are larger only with a single
+/// event or pair that is. What a subscriber gets at once, too.
 const PIECE_BYTES: usize = 128 << 10;
 /// A compression flag and the message's length.
 pub(super) const PREFIX_BYTES: usize = 5;
-/// `WatchResponse.fragment = true`.
+/// `fragment = true`, in both.
 pub(super) const FRAGMENT: &[u8] = &[7 << 3, 1];
 /// The most that a field's key or a length takes.
 const VARINT_BYTES_MAX: usize = 10;
 
-/// A channel on which no message of a watch is large.
+/// A channel on which no such message is large.
 pub(super) type InPieces = MapResponse<Channel, fn(Response<Body>) -> Response<Pieces>>;
 
 /// `channel`, with what it answers cut into pieces.
@@ -89,7 +91,7 @@ impl http_body::Body for Pieces {
 
 /// The bytes are not what gRPC and protobuf prescribe.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("what a watch says is no message")]
+#[error("what etcd says is no message")]
 pub(super) struct Garbled;
 
 /// Where in the stream of bytes it is.
@@ -185,12 +187,11 @@ impl Large {
                 self.pass_on(kept, self.is_fragment, out);
                 return Ok(true);
             }
-            if self.whole >= piece_bytes {
-                self.pass_on(kept, true, out);
-                continue;
-            }
             match field(rest)? {
                 Some(length) if length > ahead => return Err(Garbled),
+                Some(length) if self.whole > 0 && self.whole + length > piece_bytes => {
+                    self.pass_on(kept, true, out);
+                }
                 Some(length) if length <= rest.len() => {
                     self.is_fragment |= &rest[..length] == FRAGMENT;
                     self.whole += length;
@@ -317,7 +318,8 @@ mod tests {
                     break;
                 }
                 assert!(piece.fragment);
-                assert!(piece.encoded_len() <= PIECE_BYTES + 2 * PIECE_BYTES + 64);
+                let is_small = piece.encoded_len() <= PIECE_BYTES + FRAGMENT.len();
+                assert!(is_small || piece.events.len() == 1);
             }
             assert_eq!(&joined, message);
         }

@@ -1,19 +1,26 @@
 //! A range at one revision. Owns the pinning, the paging, and etcd 3.7's
 //! `RangeStream` where there is one; refuses to end a snapshot that is not
 //! whole. Invariant: every pair is as of the revision of `SnapshotBegun`, and
-//! keys ascend strictly from page to page.
+//! keys ascend strictly.
+//!
+//! A page is passed on in pieces while it arrives. So it may be large in etcd,
+//! which up to 3.6 walks all that is left of the range for each page, and is
+//! never whole here.
 
 use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
-use prost::Message;
-use tokio::time::{Instant, timeout};
-use tonic::Streaming;
-use tracing::debug;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tonic::{Response, Streaming};
+use tracing::{Instrument, Span, debug};
 
 use super::{
     UpstreamEvents, UpstreamItem,
-    call::{call, judge, range, with_token},
+    call::{call, judge, with_token},
     connect::Connection,
     convert::{self, Malformed},
     endpoints::Endpoint,
@@ -30,60 +37,46 @@ use crate::{
     resume::{Header, KeyRange, Revision},
 };
 
-/// For the first byte of a page, and for the pause between two chunks. etcd
+/// For the first byte of a page, and for the pause between two pieces. etcd
 /// walks a range of a million keys in 0.3 s.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of etcd 3.7's chunks, which are whole in memory; beyond it pages serve.
+const CHUNK_BYTES_MAX: usize = 8 << 20;
+/// What is read of an answer that nobody takes. The rest waits in etcd's memory.
+const PIECES_AHEAD: usize = 1;
+/// So the rest is given up after this time, and asked for again.
+const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
-/// A snapshot that nobody reads does nothing; a page is asked for when the one
-/// before it was taken.
+/// Nothing is asked for before it is first read.
 pub(super) fn snapshot(shared: Arc<Shared>, of: KeyRange, keys_only: bool) -> UpstreamEvents {
     Box::pin(stream! {
-        let mut reader = Reader::new(&shared, of.clone(), keys_only);
-        let (header, mut page) = match reader.first().await {
-            Ok(first) => first,
-            Err(failure) => {
-                shared.denials.note(&of, &failure);
-                debug!(%failure, "snapshot not begun");
-                yield failure.into();
-                return;
-            }
-        };
-        yield UpstreamItem::SnapshotBegun(header);
-        loop {
-            if !page.pairs.is_empty() {
-                yield UpstreamItem::SnapshotPage(page.pairs);
-            }
-            if !page.more {
-                yield UpstreamItem::SnapshotEnded;
-                return;
-            }
-            page = match reader.next().await {
-                Ok(page) => page,
-                Err(Failure::Compacted) => {
-                    let compact_revision = reader.compact_revision().await;
-                    yield UpstreamItem::SnapshotCompacted { compact_revision };
-                    return;
-                }
-                Err(failure) => {
-                    shared.denials.note(&of, &failure);
-                    debug!(%failure, "snapshot lost");
-                    yield failure.into();
-                    return;
-                }
-            };
+        let (items, mut read) = mpsc::channel(PIECES_AHEAD);
+        // Ends with this stream.
+        let mut reading = JoinSet::new();
+        reading.spawn(run(shared, of, keys_only, items).instrument(Span::current()));
+        while let Some(item) = read.recv().await {
+            yield item;
         }
     })
 }
 
-impl Source {
-    fn streams(&self) -> bool {
-        !self.is_paged && self.endpoint.has_range_stream()
-    }
-}
+type Items = mpsc::Sender<UpstreamItem>;
 
-struct Page {
-    pairs: Vec<KeyValue>,
-    more: bool,
+async fn run(shared: Arc<Shared>, of: KeyRange, keys_only: bool, items: Items) {
+    let mut reader = Reader::new(&shared, &of, keys_only);
+    let last = match reader.read(&items).await {
+        Ok(()) => UpstreamItem::SnapshotEnded,
+        Err(Failure::Compacted) if reader.source.is_some() => UpstreamItem::SnapshotCompacted {
+            compact_revision: reader.compact_revision().await,
+        },
+        Err(failure) => {
+            shared.denials.note(&of, &failure);
+            debug!(%failure, "snapshot lost");
+            failure.into()
+        }
+    };
+    // An error: nobody wants it any more.
+    let _ = items.send(last).await;
 }
 
 struct Reader<'a> {
@@ -92,6 +85,10 @@ struct Reader<'a> {
     rest: RangeRequest,
     plan: PagePlan,
     source: Option<Source>,
+    /// The server's chunks grow beyond what this side takes.
+    is_paged: bool,
+    /// What is being read.
+    answer: Option<Answer>,
 }
 
 /// Where the snapshot began, and so where it goes on: another server might
@@ -99,13 +96,26 @@ struct Reader<'a> {
 struct Source {
     endpoint: Arc<Endpoint>,
     connection: Arc<Connection>,
-    chunks: Option<Streaming<RangeStreamResponse>>,
-    /// The server's chunks grow beyond what this side takes.
-    is_paged: bool,
+}
+
+enum Answer {
+    Page(Page),
+    Chunks(Streaming<RangeStreamResponse>),
+}
+
+struct Page {
+    /// Taken off the stream already.
+    first: Option<RangeResponse>,
+    pieces: Streaming<RangeResponse>,
+    keys: usize,
+    bytes: usize,
+    more: bool,
+    /// The last piece came.
+    is_whole: bool,
 }
 
 impl<'a> Reader<'a> {
-    fn new(shared: &'a Shared, of: KeyRange, keys_only: bool) -> Self {
+    fn new(shared: &'a Shared, of: &KeyRange, keys_only: bool) -> Self {
         Self {
             shared,
             rest: RangeRequest {
@@ -116,116 +126,107 @@ impl<'a> Reader<'a> {
             },
             plan: PagePlan::new(shared.config.snapshot_page_bytes),
             source: None,
+            is_paged: false,
+            answer: None,
         }
     }
 
+    async fn read(&mut self, items: &Items) -> Result<(), Failure> {
+        let header = self.begin().await?;
+        let begun = UpstreamItem::SnapshotBegun(header);
+        // Errors: nobody wants it any more.
+        let _ = items.send(begun).await;
+        while let Some(pairs) = self.next().await? {
+            if pairs.is_empty() {
+                continue;
+            }
+            self.advance(&pairs)?;
+            let place = match timeout(TAKEN_WITHIN, items.reserve()).await {
+                Ok(place) => place,
+                Err(_) => {
+                    self.give_up_answer();
+                    items.reserve().await
+                }
+            };
+            let _ = place.map(|place| place.send(UpstreamItem::SnapshotPage(pairs)));
+        }
+        Ok(())
+    }
+
     /// Reads the newest state, and pins its revision.
-    async fn first(&mut self) -> Result<(Header, Page), Failure> {
+    async fn begin(&mut self) -> Result<Header, Failure> {
         let shared = self.shared;
         let asked_at = Instant::now();
-        let (answer, endpoint, connection) = loop {
+        let (header, page, endpoint, connection) = loop {
             let request = &self.request();
-            let answer_bytes_max = self.plan.answer_bytes_max();
-            let answer = shared.unary(|endpoint, connection| async move {
-                range(
-                    &shared.auth,
-                    &connection,
-                    PAGE_TIMEOUT,
-                    request,
-                    answer_bytes_max,
-                )
-                .await
-                .map(|answer| (answer, endpoint, connection))
+            let page = shared.unary(|endpoint, connection| async move {
+                let (header, page) = ask_page(shared, &connection, request).await?;
+                Ok((header, page, endpoint, connection))
             });
-            match answer.await {
+            match page.await {
                 Err(Failure::TooLarge) if self.plan.was_too_large() => {}
                 other => break other?,
             }
         };
-        let header = convert::header(answer.header.as_ref())?;
         shared.newest.update(header, asked_at);
         self.rest.revision = header.revision.get();
         self.source = Some(Source {
             endpoint,
             connection,
-            chunks: None,
-            is_paged: false,
         });
-        let page = self.page(answer)?;
-        Ok((header, page))
+        self.answer = Some(Answer::Page(page));
+        Ok(header)
     }
 
-    /// Goes on after the last page.
-    async fn next(&mut self) -> Result<Page, Failure> {
-        if self.source.as_ref().is_some_and(Source::streams) {
-            let chunk = self.next_chunk().await;
-            match (&chunk, &mut self.source) {
-                (Err(Failure::Unimplemented), Some(source)) => {
-                    source.endpoint.set_no_range_stream();
+    /// The next pairs; `None`: these were all.
+    async fn next(&mut self) -> Result<Option<Vec<KeyValue>>, Failure> {
+        loop {
+            let source = self.source.as_ref().ok_or(Malformed::Page)?;
+            let connection = &source.connection;
+            match &mut self.answer {
+                Some(Answer::Page(page)) => {
+                    if let Some(pairs) = page.next(self.shared, connection).await? {
+                        return Ok(Some(pairs));
+                    }
+                    if !page.more {
+                        return Ok(None);
+                    }
+                    self.plan.came(page.keys, page.bytes);
+                    self.answer = None;
                 }
-                (Err(Failure::TooLarge), Some(source)) => source.is_paged = true,
-                _ => return chunk,
+                Some(Answer::Chunks(chunks)) => {
+                    match next_message(self.shared, connection, chunks).await {
+                        // `more` speaks of the limit; only the end of the stream is the end.
+                        Ok(chunk) => return Ok(chunk.map(pairs_of)),
+                        Err(Failure::TooLarge) => self.is_paged = true,
+                        Err(Failure::Unimplemented) => source.endpoint.set_no_range_stream(),
+                        Err(failure) => return Err(failure),
+                    }
+                    self.answer = None;
+                }
+                None if source.endpoint.has_range_stream() && !self.is_paged => {
+                    match ask_chunks(self.shared, connection, &self.rest).await {
+                        Ok(chunks) => self.answer = Some(Answer::Chunks(chunks)),
+                        Err(Failure::Unimplemented) => source.endpoint.set_no_range_stream(),
+                        Err(failure) => return Err(failure),
+                    }
+                }
+                None => match ask_page(self.shared, connection, &self.request()).await {
+                    Ok((_, page)) => self.answer = Some(Answer::Page(page)),
+                    Err(Failure::TooLarge) if self.plan.was_too_large() => {}
+                    Err(failure) => return Err(failure),
+                },
             }
         }
-        let source = self.source.as_ref().ok_or(Malformed::Page)?;
-        let answer = loop {
-            let request = self.request();
-            let answer = range(
-                &self.shared.auth,
-                &source.connection,
-                PAGE_TIMEOUT,
-                &request,
-                self.plan.answer_bytes_max(),
-            );
-            match answer.await {
-                Err(Failure::TooLarge) if self.plan.was_too_large() => {}
-                other => break other?,
-            }
-        };
-        self.page(answer)
     }
 
-    /// The rest in one stream, which the server cuts into chunks: by the keys
-    /// of the chunk before, so that 3.7.3 sends 40 MiB where values grow.
-    async fn next_chunk(&mut self) -> Result<Page, Failure> {
-        let answer_bytes_max = self.plan.answer_bytes_max();
-        let auth = &self.shared.auth;
-        let source = self.source.as_mut().ok_or(Malformed::Page)?;
-        let connection = &source.connection;
-        let mut chunks = match source.chunks.take() {
-            Some(chunks) => chunks,
-            None => {
-                call(auth, connection, PAGE_TIMEOUT, |token| {
-                    let mut kv = connection.kv().max_decoding_message_size(answer_bytes_max);
-                    let request = with_token(self.rest.clone(), &token);
-                    async move { kv.range_stream(request).await }
-                })
-                .await?
-            }
-        };
-        let chunk = match timeout(PAGE_TIMEOUT, chunks.message()).await {
-            Ok(Ok(chunk)) => chunk,
-            Ok(Err(status)) => {
-                judge(connection, &status);
-                let meaning = Meaning::of_status(&status);
-                return Err(Failure::of(meaning, status.message(), auth.identity()));
-            }
-            Err(_) => {
-                connection.retire();
-                return Err(Failure::lost("no chunk in time"));
-            }
-        };
-        let Some(chunk) = chunk else {
-            return Ok(Page {
-                pairs: Vec::new(),
-                more: false,
-            });
-        };
-        source.chunks = Some(chunks);
-        // `more` speaks of the limit; only the end of the stream is the end.
-        let pairs = chunk.range_response.unwrap_or_default().kvs;
-        self.advance(&pairs)?;
-        Ok(Page { pairs, more: true })
+    /// Nobody takes it, and what is left of it lies in etcd's memory. Whoever
+    /// does not take it at once gets small pages first.
+    fn give_up_answer(&mut self) {
+        if !matches!(&self.answer, Some(Answer::Page(page)) if page.is_whole) {
+            self.answer = None;
+            self.plan = PagePlan::new(self.shared.config.snapshot_page_bytes);
+        }
     }
 
     fn request(&self) -> RangeRequest {
@@ -233,19 +234,6 @@ impl<'a> Reader<'a> {
             limit: self.plan.keys(),
             ..self.rest.clone()
         }
-    }
-
-    fn page(&mut self, answer: RangeResponse) -> Result<Page, Failure> {
-        if answer.more && answer.kvs.is_empty() {
-            return Err(Malformed::Page.into());
-        }
-        let bytes = answer.kvs.iter().map(Message::encoded_len).sum();
-        self.plan.came(answer.kvs.len(), bytes);
-        self.advance(&answer.kvs)?;
-        Ok(Page {
-            pairs: answer.kvs,
-            more: answer.more,
-        })
     }
 
     /// Checks the order, and goes on after the last key.
@@ -259,5 +247,103 @@ impl<'a> Reader<'a> {
     async fn compact_revision(&self) -> Option<Revision> {
         let connection = &self.source.as_ref()?.connection;
         guard::compact_revision(self.shared, connection, &self.rest.key).await
+    }
+}
+
+impl Page {
+    /// The pairs of the next piece; `None`: these were all.
+    async fn next(
+        &mut self,
+        shared: &Shared,
+        connection: &Connection,
+    ) -> Result<Option<Vec<KeyValue>>, Failure> {
+        let piece = match self.first.take() {
+            Some(first) => Some(first),
+            None => next_message(shared, connection, &mut self.pieces).await?,
+        };
+        let is_empty = self.keys == 0;
+        match piece {
+            Some(piece) if !self.is_whole => {
+                self.keys += piece.kvs.len();
+                self.bytes += piece.kvs.iter().map(bytes).sum::<usize>();
+                self.more |= piece.more;
+                self.is_whole = !piece.fragment;
+                Ok(Some(piece.kvs))
+            }
+            None if self.is_whole && !(self.more && is_empty) => Ok(None),
+            // Two answers, half a one, or one that leads nowhere.
+            Some(_) | None => Err(Malformed::Page.into()),
+        }
+    }
+}
+
+/// As many bytes as matter.
+fn bytes(pair: &KeyValue) -> usize {
+    pair.key.len() + pair.value.len()
+}
+
+fn pairs_of(chunk: RangeStreamResponse) -> Vec<KeyValue> {
+    chunk.range_response.unwrap_or_default().kvs
+}
+
+async fn ask_page(
+    shared: &Shared,
+    connection: &Connection,
+    request: &RangeRequest,
+) -> Result<(Header, Page), Failure> {
+    let asked = call(&shared.auth, connection, PAGE_TIMEOUT, |token| {
+        let request = with_token(request.clone(), &token);
+        async move {
+            let mut pieces = connection.range_in_pieces(request).await?.into_inner();
+            let first = pieces.message().await?;
+            Ok(Response::new((first, pieces)))
+        }
+    });
+    let (first, pieces) = asked.await?;
+    let header = first.as_ref().and_then(|first| first.header.as_ref());
+    let header = convert::header(header)?;
+    let page = Page {
+        first,
+        pieces,
+        keys: 0,
+        bytes: 0,
+        more: false,
+        is_whole: false,
+    };
+    Ok((header, page))
+}
+
+/// `rest` in one stream, which the server cuts into chunks: by the keys of the
+/// chunk before, so that 3.7.3 sends 40 MiB where values grow.
+async fn ask_chunks(
+    shared: &Shared,
+    connection: &Connection,
+    rest: &RangeRequest,
+) -> Result<Streaming<RangeStreamResponse>, Failure> {
+    call(&shared.auth, connection, PAGE_TIMEOUT, |token| {
+        let mut kv = connection.kv().max_decoding_message_size(CHUNK_BYTES_MAX);
+        let request = with_token(rest.clone(), &token);
+        async move { kv.range_stream(request).await }
+    })
+    .await
+}
+
+async fn next_message<T>(
+    shared: &Shared,
+    connection: &Connection,
+    messages: &mut Streaming<T>,
+) -> Result<Option<T>, Failure> {
+    match timeout(PAGE_TIMEOUT, messages.message()).await {
+        Ok(Ok(message)) => Ok(message),
+        Ok(Err(status)) => {
+            judge(connection, &status);
+            let meaning = Meaning::of_status(&status);
+            let identity = shared.auth.identity();
+            Err(Failure::of(meaning, status.message(), identity))
+        }
+        Err(_) => {
+            connection.retire();
+            Err(Failure::lost("nothing in time"))
+        }
     }
 }

@@ -5,6 +5,7 @@ mod auth;
 mod breaking;
 mod harness;
 mod opening;
+mod paging;
 mod probing;
 mod scripted;
 mod segments;

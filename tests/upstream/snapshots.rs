@@ -111,11 +111,13 @@ async fn a_snapshot_is_pinned_to_one_revision_while_others_write() {
 #[tokio::test]
 async fn compaction_in_mid_paging_ends_the_snapshot_as_compacted() {
     let server = Server::start(&[]).await;
-    fill(&server, 30_000, "old").await;
+    let value = "old".repeat(100);
+    fill(&server, 30_000, &value).await;
     let etcd = Etcd::connect(server.config()).unwrap();
     let mut events = etcd.snapshot(prefix("a/"), false);
     begun(&mut events).await;
-    // Only pages asked for after the compaction can notice it.
+    // What is asked for after the compaction notices it: not the second page,
+    // of 16,000 keys, which is on its way.
     let last = fill(&server, 1, "new").await;
     server.compact(last).await;
     loop {
@@ -132,7 +134,7 @@ async fn compaction_in_mid_paging_ends_the_snapshot_as_compacted() {
 }
 
 #[tokio::test]
-async fn pages_of_large_values_stay_within_their_budget() {
+async fn what_comes_at_once_stays_small_however_large_a_page_is() {
     let server = Server::start(&[]).await;
     // Small pairs first, so that pages grow, then large ones.
     fill(&server, 3_000, "small").await;
@@ -156,7 +158,8 @@ async fn pages_of_large_values_stay_within_their_budget() {
     assert_eq!(pages.iter().map(Vec::len).sum::<usize>(), 4_500);
     let bytes = |page: &Vec<KeyValue>| page.iter().map(|pair| pair.value.len()).sum::<usize>();
     let largest = pages.iter().map(bytes).max().unwrap();
-    assert!(largest <= 4 << 20, "{largest}");
+    // The chunks of etcd 3.7 are not cut.
+    assert!(largest <= 8 << 20, "{largest}");
 }
 
 #[tokio::test]
