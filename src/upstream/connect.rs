@@ -100,8 +100,7 @@ impl Connection {
     ) -> Result<Response<Streaming<RangeResponse>>, Status> {
         let channel = in_pieces(self.channel.clone());
         let mut client = Grpc::new(channel).max_decoding_message_size(usize::MAX);
-        let ready = client.ready().await;
-        ready.map_err(|error| Status::from_error(error.into()))?;
+        client.ready().await.map_err(io::Error::other)?;
         let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
         let codec = SmallBuffers::default();
         client.server_streaming(request, path, codec).await
