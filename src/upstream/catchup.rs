@@ -107,6 +107,8 @@ pub(super) struct CatchUps {
     permits: Arc<Semaphore>,
     /// For the watch that reads ahead.
     ahead: Arc<Semaphore>,
+    /// For the large pages of snapshots: etcd holds each whole.
+    large_pages: Arc<Semaphore>,
     /// One reading serves all who wait for it, a failed one too: when it
     /// ended, and how if it failed.
     reading: tokio::sync::Mutex<Option<(Instant, Option<Failure>)>>,
@@ -114,9 +116,11 @@ pub(super) struct CatchUps {
 
 impl CatchUps {
     pub(super) fn new(max: usize) -> Self {
+        let max = max.min(Semaphore::MAX_PERMITS);
         Self {
-            permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(max)),
             ahead: Arc::new(Semaphore::new(1)),
+            large_pages: Arc::new(Semaphore::new(max)),
             reading: tokio::sync::Mutex::default(),
         }
     }
@@ -125,6 +129,12 @@ impl CatchUps {
     /// none reads on plainly, and may ask again.
     pub(super) fn run_ahead(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.ahead).try_acquire_owned().ok()
+    }
+
+    /// Lets as many pages be large at a time as watches catch up; keep it while
+    /// the page is read. Whoever gets none reads smaller ones.
+    pub(super) fn large_page(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.large_pages).try_acquire_owned().ok()
     }
 
     /// Waits for a permit if a watch that starts after `position` has much to

@@ -8,6 +8,8 @@ const KEYS_FIRST: i64 = 1_000;
 const GROWTH: i64 = 16;
 /// Each also costs etcd some 300 bytes of memory besides key and value.
 const KEYS_MAX: i64 = 1_000_000;
+/// Beside others' large pages, one is so many times smaller.
+const SHARE: i64 = 8;
 
 /// The plan for one snapshot.
 #[derive(Debug)]
@@ -24,9 +26,10 @@ impl PagePlan {
         }
     }
 
-    /// The limit of the next page, in keys.
-    pub(super) const fn keys(&self) -> i64 {
-        self.keys
+    /// The limit of the next page, in keys; whether it may be a large one.
+    pub(super) fn keys(&self, is_large: bool) -> i64 {
+        let share = if is_large { 1 } else { SHARE };
+        (self.keys / share).max(self.keys.min(KEYS_FIRST))
     }
 
     /// A page came: the next grows, as far as the budget reaches.
@@ -52,10 +55,10 @@ mod tests {
     #[test]
     fn pages_grow_until_the_keys_are_many_enough() {
         let mut plan = PagePlan::new(32 << 20);
-        let mut limits = vec![plan.keys()];
+        let mut limits = vec![plan.keys(true)];
         for _ in 0..4 {
             plan.came(1_000, 10_000);
-            limits.push(plan.keys());
+            limits.push(plan.keys(true));
         }
         let expected = [1_000, 16_000, 256_000, 1_000_000, 1_000_000];
         assert_eq!(limits, expected);
@@ -65,11 +68,21 @@ mod tests {
     fn pages_grow_no_further_than_their_bytes_allow() {
         let mut plan = PagePlan::new(8 << 20);
         plan.came(1_000, 6 << 20);
-        assert_eq!(plan.keys(), 1_333);
+        assert_eq!(plan.keys(true), 1_333);
         plan.came(1_333, 1_333 << 20);
-        assert_eq!(plan.keys(), 8);
+        assert_eq!(plan.keys(true), 8);
         plan.came(8, 8 << 24);
-        assert_eq!(plan.keys(), 1);
+        assert_eq!(plan.keys(true), 1);
+    }
+
+    #[test]
+    fn beside_large_pages_others_have_a_share_of_the_budget() {
+        let mut plan = PagePlan::new(32 << 20);
+        assert_eq!(plan.keys(false), 1_000);
+        plan.came(1_000, 1 << 20);
+        assert_eq!((plan.keys(true), plan.keys(false)), (16_000, 2_000));
+        plan.came(16_000, 16_000 << 20);
+        assert_eq!((plan.keys(true), plan.keys(false)), (32, 32));
     }
 
     #[test]
@@ -77,7 +90,7 @@ mod tests {
         let mut plan = PagePlan::new(1);
         let mut limits = Vec::new();
         while plan.was_too_large() {
-            limits.push(plan.keys());
+            limits.push(plan.keys(true));
         }
         assert_eq!(limits, [125, 15, 1]);
     }

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -107,6 +107,8 @@ struct Page {
     /// Taken off the stream already.
     first: Option<RangeResponse>,
     pieces: Streaming<RangeResponse>,
+    /// Held while etcd may hold the page.
+    _large: Option<OwnedSemaphorePermit>,
     keys: usize,
     bytes: usize,
     more: bool,
@@ -158,9 +160,9 @@ impl<'a> Reader<'a> {
         let shared = self.shared;
         let asked_at = Instant::now();
         let (header, page, endpoint, connection) = loop {
-            let request = &self.request();
+            let request = &self.request(false);
             let page = shared.unary(|endpoint, connection| async move {
-                let (header, page) = ask_page(shared, &connection, request).await?;
+                let (header, page) = ask_page(shared, &connection, request, None).await?;
                 Ok((header, page, endpoint, connection))
             });
             match page.await {
@@ -211,11 +213,15 @@ impl<'a> Reader<'a> {
                         Err(failure) => return Err(failure),
                     }
                 }
-                None => match ask_page(self.shared, connection, &self.request()).await {
-                    Ok((_, page)) => self.answer = Some(Answer::Page(page)),
-                    Err(Failure::TooLarge) if self.plan.was_too_large() => {}
-                    Err(failure) => return Err(failure),
-                },
+                None => {
+                    let large = self.shared.catch_ups.large_page();
+                    let request = self.request(large.is_some());
+                    match ask_page(self.shared, connection, &request, large).await {
+                        Ok((_, page)) => self.answer = Some(Answer::Page(page)),
+                        Err(Failure::TooLarge) if self.plan.was_too_large() => {}
+                        Err(failure) => return Err(failure),
+                    }
+                }
             }
         }
     }
@@ -229,9 +235,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn request(&self) -> RangeRequest {
+    fn request(&self, is_large: bool) -> RangeRequest {
         RangeRequest {
-            limit: self.plan.keys(),
+            limit: self.plan.keys(is_large),
             ..self.rest.clone()
         }
     }
@@ -290,6 +296,7 @@ async fn ask_page(
     shared: &Shared,
     connection: &Connection,
     request: &RangeRequest,
+    large: Option<OwnedSemaphorePermit>,
 ) -> Result<(Header, Page), Failure> {
     let asked = call(&shared.auth, connection, PAGE_TIMEOUT, |token| {
         let request = with_token(request.clone(), &token);
@@ -305,6 +312,7 @@ async fn ask_page(
     let page = Page {
         first,
         pieces,
+        _large: large,
         keys: 0,
         bytes: 0,
         more: false,
