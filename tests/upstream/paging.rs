@@ -389,3 +389,31 @@ async fn a_page_that_nobody_takes_is_given_up_and_the_rest_asked_for_again() {
     assert_eq!(paged.asked()[2].1, 1_000);
     assert!(events.next().await.is_none());
 }
+
+/// etcd holds each whole.
+#[tokio::test]
+async fn only_some_pages_are_large_at_a_time() {
+    let at_a_time = EtcdConfig::default().max_catchups;
+    let (paged, etcd) = Paged::start(|_, request| {
+        whole(&match request.limit {
+            1_000 => page(0..1_000, true),
+            _ => page(1_000..100_000, false),
+        })
+    })
+    .await;
+    let mut unread = Vec::new();
+    for number in 1..=at_a_time + 1 {
+        unread.push(begun(&etcd).await);
+        let asked = async {
+            while paged.asked().len() < 2 * number {
+                // The first page is to be taken before the next is asked for.
+                let events = unread.last_mut().unwrap();
+                let _ = timeout(Duration::from_millis(10), events.next()).await;
+            }
+        };
+        timeout(DEADLINE, asked).await.expect("no second page");
+    }
+    let limits: Vec<_> = paged.asked().iter().map(|it| it.1).collect();
+    let large = limits.iter().filter(|&&limit| limit == 16_000).count();
+    assert_eq!((large, limits.last()), (at_a_time, Some(&2_000)));
+}
