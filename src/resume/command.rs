@@ -36,7 +36,8 @@ pub enum Command<E, K> {
     /// End the session's stream; nothing of it is sent from here on.
     EndSession(SessionId, EndReason),
     /// Make the record durable; one at a time, answered by `Persisted`.
-    Persist(Record),
+    /// Boxed: the largest by far.
+    Persist(Box<Record>),
     /// Remove the record, as if there had never been one; else as `Persist`.
     Forget,
     /// Answer an `Ack` with the durable checkpoint, or why not.

@@ -236,7 +236,7 @@ impl World {
             Command::CloseUpstream => self.end_attempt(),
             Command::Deliver(session, message) => self.deliver(session, message),
             Command::EndSession(session, reason) => self.end_session(session, &reason),
-            Command::Persist(record) => self.persist(record),
+            Command::Persist(record) => self.persist(*record),
             Command::Forget => self.forget(),
             Command::ReplyOperation(operation, answer) => {
                 self.operation_answered(operation, &answer);

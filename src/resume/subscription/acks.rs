@@ -215,7 +215,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && let Some(change) = self.writes.wanted.take()
         {
             self.commands.push_back(match &change.record {
-                Some(record) => Command::Persist(record.clone()),
+                Some(record) => Command::Persist(Box::new(record.clone())),
                 None => Command::Forget,
             });
             self.writes.in_flight = Some(change);

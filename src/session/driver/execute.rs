@@ -92,7 +92,7 @@ impl Driver {
             Command::Persist(record) => {
                 debug_assert!(self.write.is_none(), "two writes at a time");
                 let store = &self.surroundings.store;
-                self.write = Some(store.put(self.place.client_id(), record));
+                self.write = Some(store.put(self.place.client_id(), *record));
             }
             Command::Forget => {
                 debug_assert!(self.write.is_none(), "two writes at a time");
