@@ -66,15 +66,15 @@ pub(super) struct Surroundings {
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) store: Arc<dyn CheckpointStore>,
     pub(super) settings: Settings,
-    pub(super) metrics: metrics::Sessions,
+    pub(super) metrics: Arc<metrics::Sessions>,
     /// Where every `Time` of this process counts from.
     pub(super) origin: Instant,
 }
 
-/// What a driver is asked to do.
+/// What a driver is asked to do. Comes boxed: a mailbox has room for 32 as long
+/// as it lasts.
 pub(super) enum Mail {
-    /// Boxed: a mailbox has room for 32, and most mail is small.
-    Subscribe(Box<Newcomer>),
+    Subscribe(Newcomer),
     Ack {
         session: Option<SessionId>,
         revision: Revision,
@@ -132,7 +132,7 @@ pub(super) struct Driver {
     timer: Pin<Box<Sleep>>,
     draining: watch::Receiver<bool>,
     is_draining: bool,
-    mailbox: mpsc::Receiver<Mail>,
+    mailbox: mpsc::Receiver<Box<Mail>>,
 }
 
 /// A use of etcd.
@@ -147,7 +147,7 @@ struct Running {
 enum Happened {
     Written(Result<(), StoreFailed>),
     Draining,
-    Mail(Option<Mail>),
+    Mail(Option<Box<Mail>>),
     Stream(SessionId, Signal),
     TimePassed,
     Probed,
@@ -161,12 +161,13 @@ impl Driver {
         surroundings: Arc<Surroundings>,
         seed: u64,
         draining: watch::Receiver<bool>,
-        mailbox: mpsc::Receiver<Mail>,
-    ) -> Self {
-        Self {
+        mailbox: mpsc::Receiver<Box<Mail>>,
+    ) -> Box<Self> {
+        // A task that takes its argument by value has room for it twice.
+        Box::new(Self {
             account: Account::new(record.as_ref(), surroundings.origin.elapsed()),
             machine: Subscription::new(record, surroundings.settings.clone(), seed),
-            observer: Observer::new(surroundings.metrics.clone()),
+            observer: Observer::new(Arc::clone(&surroundings.metrics)),
             streams: Vec::new(),
             acks_itself: false,
             attempt: None,
@@ -183,12 +184,12 @@ impl Driver {
             mailbox,
             place,
             surroundings,
-        }
+        })
     }
 
     /// Ends when the process drains and nothing is left to acknowledge, or when
     /// there is no subscription to own any more.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         loop {
             self.run_commands();
             if self.owns_nothing() && self.place.leave(&self.mailbox) {
@@ -286,7 +287,7 @@ impl Driver {
                 self.machine.handle(Input::Drain, now);
             }
             Happened::Mail(None) | Happened::TimePassed => {}
-            Happened::Mail(Some(mail)) => self.open(mail, now),
+            Happened::Mail(Some(mail)) => self.open(*mail, now),
             Happened::Stream(session, signal) => {
                 let input = match signal {
                     Signal::Handed(revision) => Input::Handed(session, revision),
@@ -321,7 +322,9 @@ impl Driver {
                 let request = newcomer.request.clone();
                 self.note_handed(now);
                 self.observer.session_begun();
-                self.streams.push(*newcomer);
+                // Seldom more than one, and each is large.
+                self.streams.reserve_exact(1);
+                self.streams.push(newcomer);
                 Input::Subscribe { session, request }
             }
             Mail::Ack {

@@ -1,7 +1,7 @@
 //! What a driver counts: read off the inputs and commands of the machine,
 //! which knows nothing of it. Decides nothing.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use super::{Message, registry::AckError};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 
 /// Of one subscription.
 pub(super) struct Observer {
-    metrics: metrics::Sessions,
+    metrics: Arc<metrics::Sessions>,
     /// When the newest events of etcd were decoded.
     heard_at: Instant,
     /// A watch was opened for the live stream.
@@ -44,7 +44,7 @@ impl Position {
 }
 
 impl Observer {
-    pub(super) fn new(metrics: metrics::Sessions) -> Self {
+    pub(super) fn new(metrics: Arc<metrics::Sessions>) -> Self {
         Self {
             metrics,
             heard_at: Instant::now(),

@@ -139,7 +139,7 @@ struct Drivers {
 }
 
 struct Handle {
-    mailbox: mpsc::Sender<Mail>,
+    mailbox: mpsc::Sender<Box<Mail>>,
     task: task::Id,
 }
 
@@ -165,7 +165,7 @@ impl Registry {
                 upstream,
                 store,
                 settings: settings.resume,
-                metrics,
+                metrics: Arc::new(metrics),
                 origin: settings.origin,
             }),
             subscriptions_max: settings.subscriptions_max,
@@ -193,20 +193,20 @@ impl Registry {
         let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
         let delivery = self.surroundings.metrics.delivery.clone();
         let (outbox, messages) = measured_outbox(request.auto_ack, delivery);
-        let mail = Mail::Subscribe(Box::new(Newcomer {
+        let mail = Mail::Subscribe(Newcomer {
             session,
             request,
             rendering,
             peer,
             since: self.surroundings.origin.elapsed(),
             outbox,
-        }));
-        self.post(client_id, mail).await?;
+        });
+        self.post(client_id, Box::new(mail)).await?;
         Ok(Subscribed { session, messages })
     }
 
     /// Hands `mail` to the client_id's driver, which is started if need be.
-    async fn post(&self, client_id: &ClientId, mut mail: Mail) -> Result<(), SubscribeError> {
+    async fn post(&self, client_id: &ClientId, mut mail: Box<Mail>) -> Result<(), SubscribeError> {
         for _ in 0..DELIVERY_TRIES_MAX {
             let mailbox = self.mailbox_of(client_id)?;
             match mailbox.send(mail).await {
@@ -246,7 +246,7 @@ impl Registry {
                 revision,
                 answer,
             };
-            let sent = mailbox.send(mail).await;
+            let sent = mailbox.send(Box::new(mail)).await;
             // Who waits for an answer does not hold up a task that ends.
             drop(mailbox);
             if sent.is_ok() {
@@ -321,14 +321,14 @@ impl Registry {
         }
     }
 
-    fn running_mailbox_of(&self, client_id: &ClientId) -> Option<mpsc::Sender<Mail>> {
+    fn running_mailbox_of(&self, client_id: &ClientId) -> Option<mpsc::Sender<Box<Mail>>> {
         let drivers = self.lock();
         let handle = drivers.by_client_id.get(client_id)?;
         (!handle.mailbox.is_closed()).then(|| handle.mailbox.clone())
     }
 
     /// The mailbox of the client_id's driver, which is started if need be.
-    fn mailbox_of(&self, client_id: &ClientId) -> Result<mpsc::Sender<Mail>, SubscribeError> {
+    fn mailbox_of(&self, client_id: &ClientId) -> Result<mpsc::Sender<Box<Mail>>, SubscribeError> {
         let mut drivers = self.lock();
         if *self.draining.borrow() {
             return Err(SubscribeError::Draining);

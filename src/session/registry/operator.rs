@@ -222,7 +222,7 @@ impl Registry {
             return Err(OperationError::NotFound);
         }
         let (answer, answered) = oneshot::channel();
-        self.post(client_id, mail(answer)).await?;
+        self.post(client_id, Box::new(mail(answer))).await?;
         let answer = answered.await.map_err(|_| OperationError::DriverStopped)?;
         answer.map_err(|refusal| match refusal {
             OperationRefusal::NotFound => OperationError::NotFound,
@@ -232,10 +232,11 @@ impl Registry {
 }
 
 /// What the task says of its subscription; `None`: it does not say anything.
-async fn describe(mailbox: mpsc::Sender<Mail>) -> Option<Option<Overview>> {
+async fn describe(mailbox: mpsc::Sender<Box<Mail>>) -> Option<Option<Overview>> {
     let asked = async {
         let (answer, answered) = oneshot::channel();
-        mailbox.send(Mail::Describe { answer }).await.ok()?;
+        let mail = Box::new(Mail::Describe { answer });
+        mailbox.send(mail).await.ok()?;
         // Who waits for an answer does not hold up a task that ends.
         drop(mailbox);
         answered.await.ok()

@@ -39,7 +39,7 @@ impl Place {
 
     /// Gives the place back, unless mail has come or is about to: then the
     /// driver goes on. After `true` it must end.
-    pub(in crate::session) fn leave(&self, mailbox: &mpsc::Receiver<Mail>) -> bool {
+    pub(in crate::session) fn leave(&self, mailbox: &mpsc::Receiver<Box<Mail>>) -> bool {
         /// The one in `Drivers`.
         const OWN_SENDER: usize = 1;
         let Some(drivers) = self.drivers.upgrade() else {
