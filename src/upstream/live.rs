@@ -5,11 +5,11 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::resume::{KeyRange, Refusal};
 
@@ -25,7 +25,8 @@ pub(super) struct LiveRanges {
 #[derive(Debug)]
 struct Entry {
     range: KeyRange,
-    refusal: watch::Sender<Option<Refusal>>,
+    refusal: OnceLock<Refusal>,
+    is_refused: Notify,
 }
 
 /// One live watch; drop it with the watch.
@@ -33,7 +34,6 @@ struct Entry {
 pub(super) struct LiveWatch {
     ranges: Arc<LiveRanges>,
     entry: Arc<Entry>,
-    refusal: watch::Receiver<Option<Refusal>>,
 }
 
 impl LiveRanges {
@@ -41,12 +41,12 @@ impl LiveRanges {
         let entry = Arc::clone(self.entries().entry(id(range)).or_insert_with(|| {
             Arc::new(Entry {
                 range: range.clone(),
-                refusal: watch::Sender::new(None),
+                refusal: OnceLock::new(),
+                is_refused: Notify::new(),
             })
         }));
         LiveWatch {
             ranges: Arc::clone(self),
-            refusal: entry.refusal.subscribe(),
             entry,
         }
     }
@@ -68,7 +68,9 @@ impl LiveRanges {
     pub(super) fn refuse(&self, range: &KeyRange, refusal: Refusal) {
         // A watch that is opened later, when permission is back, gets a new entry.
         if let Some(entry) = self.entries().remove(&id(range)) {
-            entry.refusal.send_replace(Some(refusal));
+            // Its first: it is out of the register now.
+            let _ = entry.refusal.set(refusal);
+            entry.is_refused.notify_waiters();
         }
     }
 
@@ -79,12 +81,14 @@ impl LiveRanges {
 
 impl LiveWatch {
     /// Resolves once the range may no longer be read. Cancel-safe.
-    pub(super) async fn refused(&mut self) -> Refusal {
-        let refused = self.refusal.wait_for(Option::is_some).await;
-        match refused.ok().and_then(|refusal| refusal.clone()) {
-            Some(refusal) => refusal,
-            // Its sender lives as long as this watch.
-            None => std::future::pending().await,
+    pub(super) async fn refused(&self) -> Refusal {
+        loop {
+            // Before the look: it hears of what comes after it.
+            let is_refused = self.entry.is_refused.notified();
+            if let Some(refusal) = self.entry.refusal.get() {
+                return refusal.clone();
+            }
+            is_refused.await;
         }
     }
 }
@@ -149,12 +153,12 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_ends_the_watches_that_are_live_and_no_later_one() {
         let ranges = Arc::new(LiveRanges::default());
-        let mut live = ranges.register(&prefix("a"));
+        let live = ranges.register(&prefix("a"));
         ranges.refuse(&prefix("a"), refusal());
         let later = ranges.register(&prefix("a"));
         assert_eq!(live.refused().await, refusal());
         drop(live);
         assert_eq!(ranges.next_after(None), Some(prefix("a")));
-        assert!(later.refusal.borrow().is_none());
+        assert!(later.entry.refusal.get().is_none());
     }
 }
