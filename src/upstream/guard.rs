@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tokio_stream::{StreamExt, once, pending};
 
 use super::{
     auth::Token,
@@ -15,9 +14,10 @@ use super::{
     convert,
     error::Failure,
     etcd::Shared,
+    opening::Requests,
 };
 use crate::{
-    proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion},
+    proto::etcdserverpb::WatchCreateRequest,
     resume::{Guard, GuardReading, Revision},
 };
 
@@ -73,17 +73,15 @@ pub(super) async fn compact_revision(
 }
 
 async fn notice(connection: &Connection, key: &bytes::Bytes, token: &Token) -> Option<Revision> {
-    let create = WatchRequest {
-        request_union: Some(RequestUnion::CreateRequest(WatchCreateRequest {
-            key: key.clone(),
-            start_revision: 1,
-            fragment: true,
-            ..WatchCreateRequest::default()
-        })),
-    };
-    // The request stream stays open: its end would end the watch.
-    let requests = once(create).chain(pending());
-    let answer = connection.watch().watch(with_token(requests, token)).await;
+    // Kept: the end of the requests would end the watch.
+    let (_requests, requested) = Requests::new(WatchCreateRequest {
+        key: key.clone(),
+        start_revision: 1,
+        fragment: true,
+        ..WatchCreateRequest::default()
+    });
+    let requested = with_token(requested, token);
+    let answer = connection.watch().watch(requested).await;
     let mut responses = answer.ok()?.into_inner();
     loop {
         let response = responses.message().await.ok().flatten()?;

@@ -5,9 +5,11 @@
 
 use std::{iter, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, future::try_join_all};
-use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use futures_util::{Stream, StreamExt, future::try_join_all, stream};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::timeout,
+};
 use tonic::{Status, Streaming};
 use tracing::debug;
 
@@ -24,17 +26,56 @@ use super::{
     live::id,
 };
 use crate::{
-    proto::etcdserverpb::{WatchRequest, WatchResponse, watch_request::RequestUnion},
+    proto::etcdserverpb::{
+        WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
+        watch_request::RequestUnion,
+    },
     resume::{Guard, GuardReading, KeyRange, Revision, WatchOpened},
 };
 
 /// Connecting and creating; etcd answers a creation at once.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The creation and one progress request.
-const REQUESTS_MAX: usize = 2;
 
-/// Boxed: a channel has room for 32 of them as long as it lasts.
-type Requests = mpsc::Sender<Box<WatchRequest>>;
+/// What is asked on the stream of one watch; dropped, it ends the stream.
+pub(super) struct Requests {
+    progress: Arc<Notify>,
+    _open: oneshot::Sender<()>,
+}
+
+impl Requests {
+    /// `create`, then a progress request for each time it was asked.
+    pub(super) fn new(
+        create: WatchCreateRequest,
+    ) -> (Self, impl Stream<Item = WatchRequest> + Send + 'static) {
+        let progress = Arc::new(Notify::new());
+        let (open, ended) = oneshot::channel();
+        let create = Some(Box::new(create));
+        let to_say = (create, Arc::clone(&progress));
+        let said = stream::unfold(to_say, |(create, progress)| async move {
+            let request = match create {
+                Some(create) => RequestUnion::CreateRequest(*create),
+                None => {
+                    progress.notified().await;
+                    RequestUnion::ProgressRequest(WatchProgressRequest {})
+                }
+            };
+            let request = WatchRequest {
+                request_union: Some(request),
+            };
+            Some((request, (None, progress)))
+        });
+        let requests = Self {
+            progress,
+            _open: open,
+        };
+        (requests, said.take_until(ended))
+    }
+
+    /// Never waits: asked again before it was sent, it is sent once.
+    pub(super) fn ask_progress(&self) {
+        self.progress.notify_one();
+    }
+}
 
 /// One watch that etcd created.
 pub(super) struct Created {
@@ -191,11 +232,9 @@ async fn create(
     let mut token = shared.auth.token().await?;
     let mut renewed = false;
     loop {
-        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let fragment = fragment || shared.oversized.contains(range);
         let create = convert::create_request(spec, after, fragment);
-        send(&requests, RequestUnion::CreateRequest(create));
-        let requested = ReceiverStream::new(receiver).map(|request| *request);
+        let (requests, requested) = Requests::new(create);
         let stream = with_token(requested, &token);
         let created = timeout(CREATE_TIMEOUT, async {
             let mut responses = connection.watch().watch(stream).await?.into_inner();
@@ -251,11 +290,4 @@ async fn create(
         }
         return Err(Failure::of(meaning, &text, shared.auth.identity()));
     }
-}
-
-/// Never waits: what does not fit is asked again by whoever needs it.
-pub(super) fn send(requests: &Requests, request: RequestUnion) {
-    let _ = requests.try_send(Box::new(WatchRequest {
-        request_union: Some(request),
-    }));
 }

@@ -29,15 +29,12 @@ use super::{
     error::{Failure, Meaning, status_text},
     etcd::Shared,
     live::LiveWatch,
-    opening::{self, Created, Open, send},
+    opening::{self, Created, Open},
     status::FailureKind,
 };
 use crate::{
-    proto::{
-        etcdserverpb::{WatchProgressRequest, WatchResponse, watch_request::RequestUnion},
-        watchmark::v1::Event,
-    },
-    resume::{GuardReading, Piece, Refusal, Revision, Segments},
+    proto::{etcdserverpb::WatchResponse, watchmark::v1::Event},
+    resume::{GuardReading, Piece, Refusal, Revision, Segments, WatchOpened},
 };
 
 /// One question in flight is all there is to ask.
@@ -64,12 +61,12 @@ fn events(
     slot: PermitSlot,
     mut asked: mpsc::Receiver<()>,
 ) -> UpstreamEvents {
+    // What it takes to open a watch, 22 KiB, is given back once it is open, and
+    // what is rare is boxed below.
+    let opening = Box::pin(begin(shared, spec, slot));
     Box::pin(stream! {
-        let mut running = match Box::pin(begin(&shared, &spec, &slot)).await {
-            Ok(open) => {
-                let opened = open.opened.clone();
-                // It is live, and so probed, from here on.
-                let running = Running::new(shared, spec, open);
+        let mut running = match opening.await {
+            Ok((opened, running)) => {
                 yield UpstreamItem::WatchOpened(opened);
                 running
             }
@@ -90,11 +87,16 @@ fn events(
     })
 }
 
-/// What it takes to open a watch, 22 KiB, is given back once it is open: boxed,
-/// here and below.
-async fn begin(shared: &Shared, spec: &WatchSpec, slot: &PermitSlot) -> Result<Open, Failure> {
-    opening::admit(shared, spec, slot).await?;
-    opening::open(shared, spec).await
+async fn begin(
+    shared: Arc<Shared>,
+    spec: WatchSpec,
+    slot: PermitSlot,
+) -> Result<(WatchOpened, Box<Running>), Failure> {
+    opening::admit(&shared, &spec, &slot).await?;
+    let open = opening::open(&shared, &spec).await?;
+    let opened = open.opened.clone();
+    // It is live, and so probed, from here on.
+    Ok((opened, Box::new(Running::new(shared, spec, open))))
 }
 
 /// A watch in use: its own stream, or those of its segments.
@@ -224,8 +226,7 @@ impl Running {
     fn ask_progress(&self) {
         let front = self.segments.front();
         if let Some(front) = self.streams.iter().find(|it| Some(it.after) == front) {
-            let request = RequestUnion::ProgressRequest(WatchProgressRequest {});
-            send(&front.requests, request);
+            front.requests.ask_progress();
         }
     }
 
