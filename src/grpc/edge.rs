@@ -192,6 +192,8 @@ fn range(prefix: Bytes, key: Bytes, range_end: Bytes) -> Result<Option<KeyRange>
             problem: problem.to_owned(),
         })
     };
+    // What is kept must not keep the whole request.
+    let [prefix, key, range_end] = [prefix, key, range_end].map(|it| Bytes::copy_from_slice(&it));
     match (prefix.is_empty(), key.is_empty(), range_end.is_empty()) {
         (true, true, true) => Ok(None),
         (false, true, true) => Ok(Some(KeyRange::prefix(prefix))),
