@@ -8,7 +8,7 @@ use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// A buffer grows to what a message needs, and is then handed on with it.
-const BUFFER_BYTES: usize = 512;
+const BUFFER_BYTES: usize = 128;
 /// As much as tonic itself joins into one frame.
 const FRAME_BYTES: usize = 32 << 10;
 
