@@ -8,7 +8,10 @@ use std::{
 };
 
 use tracing::info;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::{
+    Registry, filter::Targets, fmt as lines, layer::SubscriberExt, registry, reload,
+    util::SubscriberInitExt,
+};
 
 use crate::config::{LogFormat, parse_log_filter};
 
@@ -16,35 +19,26 @@ use crate::config::{LogFormat, parse_log_filter};
 #[derive(Clone)]
 pub struct LogFilter {
     current: Arc<Mutex<String>>,
-    apply: Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+    applied: reload::Handle<Targets, Registry>,
 }
 
 impl LogFilter {
     /// Starts logging what `filter` says, which was checked. Once a process.
     pub fn start(filter: &str, format: LogFormat) -> Self {
+        let checked = parse_log_filter(filter).unwrap_or_default();
+        let (targets, applied) = reload::Layer::new(checked);
         // Logs go to stderr: stdout belongs to the operator's commands.
-        let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(filter))
+        let lines = lines::layer()
             .with_ansi(io::stderr().is_terminal())
             .with_writer(io::stderr);
-        let apply: Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync> = match format
-        {
-            LogFormat::Text => {
-                let subscriber = subscriber.with_filter_reloading();
-                let handle = subscriber.reload_handle();
-                subscriber.init();
-                Arc::new(move |filter| handle.reload(filter))
-            }
-            LogFormat::Json => {
-                let subscriber = subscriber.json().with_filter_reloading();
-                let handle = subscriber.reload_handle();
-                subscriber.init();
-                Arc::new(move |filter| handle.reload(filter))
-            }
-        };
+        let filtered = registry().with(targets);
+        match format {
+            LogFormat::Text => filtered.with(lines).init(),
+            LogFormat::Json => filtered.with(lines.json()).init(),
+        }
         Self {
             current: Arc::new(Mutex::new(filter.to_owned())),
-            apply,
+            applied,
         }
     }
 
@@ -64,7 +58,8 @@ impl LogFilter {
         let before = std::mem::replace(&mut *current, filter.to_owned());
         // Said while either of the two lets it through.
         info!(filter, before, "log filter changes");
-        (self.apply)(parsed).map_err(|error| error.to_string())?;
+        let applied = self.applied.reload(parsed);
+        applied.map_err(|error| error.to_string())?;
         info!(filter, before, "log filter changed");
         Ok(())
     }

@@ -75,6 +75,7 @@ fn every_bad_value_is_refused_by_the_name_of_its_flag() {
         "--drain-timeout=forever",
         "--log=watchmark=loud",
         "--log=verbose",
+        "--log=watchmark[subscription]=debug",
         "--log=",
         "--log-format=xml",
         "--no-such-flag=1",

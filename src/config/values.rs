@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 
 /// Where applications connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,20 +101,21 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// What is wrong with it. A name alone is refused, which tracing would take
-/// for a target of which everything is logged, and nothing of all others.
-pub fn parse_log_filter(text: &str) -> Result<EnvFilter, String> {
-    for directive in text.split(',').map(str::trim) {
+/// for a target of which everything is logged, and nothing of all others; and
+/// so are spans and fields, which only a filter with regular expressions knows.
+pub fn parse_log_filter(text: &str) -> Result<Targets, String> {
+    let directives: Vec<_> = text.split(',').map(str::trim).collect();
+    for directive in &directives {
         let is_level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
-        if !is_level && !directive.contains(['=', '[']) {
+        if !is_level && (!directive.contains('=') || directive.contains('[')) {
             return Err(format!(
                 "{directive:?} is no level; write one of error, warn, info, debug, trace, off, \
                  or directives like watchmark=debug,h2=warn"
             ));
         }
     }
-    EnvFilter::builder()
-        .parse(text)
-        .map_err(|error| error.to_string())
+    let filter = directives.join(",").parse();
+    filter.map_err(|error: ParseError| error.to_string())
 }
 
 impl FromStr for AdminListen {
