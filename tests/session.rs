@@ -10,6 +10,7 @@ use fake::{
 };
 use futures_util::{FutureExt, StreamExt};
 use watchmark::{
+    proto::watchmark::v1::Event,
     resume::{EndReason, KeyRange, Record, Selection, SessionRequest, input::Upstream as Said},
     session::{Ended, Message, Rendering, SubscribeError},
 };
@@ -113,6 +114,36 @@ async fn a_subscriber_that_left_frees_its_watch_and_may_still_ack() {
     drop(stream);
     watch.ended().await;
     assert_eq!(fixture.ack("orders", 11).await, Ok(11));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_process_hands_on_together_what_etcd_says_in_a_moment() {
+    let mut fixture = Fixture::new(10);
+    let (mut stream, watch) = fixture.subscribe_at_10("orders").await;
+    for revision in 11..=160 {
+        watch.say_put(revision, 10).await;
+    }
+    let (mut revisions, mut most) = (Vec::new(), 0);
+    while revisions.last() != Some(&160) {
+        match next(&mut stream).await {
+            Message::Events {
+                revision, events, ..
+            } => {
+                let of = |event: &Event| event.kv.as_ref().unwrap().mod_revision;
+                revisions.extend(events.iter().map(of));
+                assert_eq!(revisions.last(), Some(&revision.get()));
+                most = most.max(events.len());
+            }
+            other => assert!(
+                matches!(other, Message::State(..) | Message::Progress(_)),
+                "{other:?}"
+            ),
+        }
+    }
+    assert_eq!(revisions, (11..=160).collect::<Vec<_>>());
+    assert!(most > 1, "each went alone");
+    watch.say_put(161, 10).await;
+    assert_eq!(next_events(&mut stream).await, 161, "after the rest");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ const WINDOW_BYTES: u32 = (1 << 16) - 1;
 
 pub(crate) async fn figures(table: &mut Table) {
     let stage = Stage::new(&[]).await;
-    let (mut without, mut beside) = (Latencies::default(), Latencies::default());
+    let [mut without, mut filling, mut beside] = [(); 3].map(|()| Latencies::default());
     forget_peak(stage.pid());
     for _ in 0..runs() {
         without.push(healthy(&stage).await);
@@ -39,6 +39,8 @@ pub(crate) async fn figures(table: &mut Table) {
             next(&mut stream).await;
             stalled.push(stream);
         }
+        // Until their buffers are full they are 200 subscribers more.
+        filling.push(healthy(&stage).await);
         beside.push(healthy(&stage).await);
     }
     table.row(
@@ -62,6 +64,13 @@ pub(crate) async fn figures(table: &mut Table) {
             median(beside.added_p99),
             median(without.added_p99)
         ),
+    );
+    table.row(
+        "the same, while the buffers of the 200 fill",
+        median_ratio(&filling.p99, &without.p99),
+        "x",
+        ForScale,
+        format!("{:.2} ms, of the 5 s after they stopped", median(filling.p99)),
     );
     table.row(
         "the same: peak memory",

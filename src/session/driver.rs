@@ -10,10 +10,11 @@
 
 mod account;
 mod execute;
+mod turn;
 
 use std::{collections::HashMap, future, pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, Sleep},
@@ -26,6 +27,7 @@ use super::{
     message::Message,
     observe::{Observer, Position},
     outbox::{Outbox, Signal},
+    pace::{Pace, REST},
     registry::Place,
 };
 use crate::{
@@ -67,6 +69,7 @@ pub(super) struct Surroundings {
     pub(super) store: Arc<dyn CheckpointStore>,
     pub(super) settings: Settings,
     pub(super) metrics: Arc<metrics::Sessions>,
+    pub(super) pace: Pace,
     /// Where every `Time` of this process counts from.
     pub(super) origin: Instant,
 }
@@ -129,6 +132,8 @@ pub(super) struct Driver {
     next_operation: OperationId,
     account: Account,
     probe: watch::Receiver<Vec<ProbeSample>>,
+    /// Until then etcd is left unread.
+    rests_until: Option<Time>,
     timer: Pin<Box<Sleep>>,
     draining: watch::Receiver<bool>,
     is_draining: bool,
@@ -178,6 +183,7 @@ impl Driver {
             next_ack: AckId(0),
             next_operation: OperationId(0),
             probe: surroundings.upstream.probe(),
+            rests_until: None,
             timer: Box::pin(tokio::time::sleep_until(surroundings.origin)),
             draining,
             is_draining: false,
@@ -203,6 +209,7 @@ impl Driver {
             }
             match self.wait().await {
                 Happened::Mail(None) if !self.is_draining => return,
+                Happened::EtcdSaid(attempt, said) => self.take_turn(attempt, said),
                 happened => self.take_in(happened),
             }
         }
@@ -227,9 +234,12 @@ impl Driver {
     async fn wait(&mut self) -> Happened {
         // A stream that always has more must not keep the thread to itself.
         tokio::task::coop::consume_budget().await;
-        let wants_upstream = self.machine.wants_upstream();
-        let leave_at = self.owns_nothing().then(|| self.now() + LEAVE_AGAIN_AFTER);
+        let now = self.now();
+        self.rests_until = self.rests_until.filter(|&until| now < until);
+        let wants_upstream = self.machine.wants_upstream() && self.rests_until.is_none();
+        let leave_at = self.owns_nothing().then(|| now + LEAVE_AGAIN_AFTER);
         let timeout = leave_at.or_else(|| self.machine.poll_timeout());
+        let timeout = timeout.into_iter().chain(self.rests_until).min();
         if let Some(timeout) = timeout {
             let soonest = Instant::now() + RETIMER_AFTER;
             let deadline = soonest.max(self.surroundings.origin + timeout);
@@ -260,6 +270,25 @@ impl Driver {
                 Happened::EtcdSaid(attempt, said)
             }
         }
+    }
+
+    /// Takes in what etcd said; where that is much, all that it says in a
+    /// moment, as if it had said it at once.
+    fn take_turn(&mut self, attempt: Attempt, said: Option<Said<Event, KeyValue>>) {
+        let now = self.now();
+        let (mut attempt, mut said) = (attempt, said);
+        while self.surroundings.pace.is_busy(now) {
+            let Some((next_attempt, mut next)) = etcd_said(&mut self.attempt).now_or_never() else {
+                self.rests_until = Some(now + REST);
+                break;
+            };
+            if !turn::joins(&mut said, &mut next) {
+                self.take_in(Happened::EtcdSaid(attempt, said));
+                (attempt, said) = (next_attempt, next);
+                break;
+            }
+        }
+        self.take_in(Happened::EtcdSaid(attempt, said));
     }
 
     fn is_mailbox_done(&self) -> bool {

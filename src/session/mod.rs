@@ -5,6 +5,7 @@
 //! - `observe`: what that task counts
 //! - `overview`: what an operator sees of a subscription
 //! - `outbox`: the bounded queue between a driver and one gRPC stream
+//! - `pace`: whether events are handed on one by one, or what comes in a moment
 //!
 //! Decides nothing about revisions, knows no status codes, and names etcd and
 //! the store by their traits only.
@@ -14,6 +15,7 @@ mod message;
 mod observe;
 mod outbox;
 mod overview;
+mod pace;
 mod registry;
 
 /// What is known of etcd; asked of a [`Registry`].

@@ -35,6 +35,7 @@ use super::{
     driver::{Driver, Mail, Newcomer, OperationAnswer, Surroundings},
     observe,
     outbox::{Receiver, measured_outbox},
+    pace::Pace,
 };
 use crate::{
     metrics,
@@ -166,6 +167,7 @@ impl Registry {
                 store,
                 settings: settings.resume,
                 metrics: Arc::new(metrics),
+                pace: Pace::default(),
                 origin: settings.origin,
             }),
             subscriptions_max: settings.subscriptions_max,
