@@ -24,9 +24,9 @@ use crate::{
     resume::{EndReason, OutboxRoom, Revision},
 };
 
-/// With this much queued there is no room: 128 KiB, which one batch of a
+/// With this much queued there is no room: 64 KiB, which one batch of a
 /// catch-up fills, and some hundred small messages.
-const OUTBOX_BYTES_MAX: usize = 128 * 1024;
+const OUTBOX_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the receiving side ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
