@@ -146,6 +146,25 @@ async fn a_busy_process_hands_on_together_what_etcd_says_in_a_moment() {
     assert_eq!(next_events(&mut stream).await, 161, "after the rest");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_busy_process_joins_nothing_else_and_drops_nothing() {
+    let mut fixture = Fixture::new(10);
+    let (mut stream, watch) = fixture.subscribe_at_10("orders").await;
+    for revision in 11..=130 {
+        watch.say_put(revision, 10).await;
+    }
+    watch.say(Said::Bookmark(rev(170))).await;
+    watch.say_put(171, 10).await;
+    watch.say(Said::Lost).await;
+    let mut last = 0;
+    while last < 171 {
+        last = next_events(&mut stream).await;
+    }
+    assert_eq!(last, 171);
+    let (spec, _) = fixture.asked_watch().await;
+    assert_eq!(spec.guard.revision, rev(171));
+}
+
 #[tokio::test]
 async fn automatic_acks_follow_what_the_transport_took() {
     let mut fixture = Fixture::new(10);

@@ -70,7 +70,10 @@ pub(crate) async fn figures(table: &mut Table) {
         median_ratio(&filling.p99, &without.p99),
         "x",
         ForScale,
-        format!("{:.2} ms, of the 5 s after they stopped", median(filling.p99)),
+        format!(
+            "{:.2} ms, of the 5 s after they stopped",
+            median(filling.p99)
+        ),
     );
     table.row(
         "the same: peak memory",

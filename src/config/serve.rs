@@ -94,7 +94,7 @@ pub(super) struct ServeFlags {
           default_value = "32MiB")]
     snapshot_page_bytes: NonZeroUsize,
 
-    /// How many watches may read deep history at a time
+    /// How many watches may read deep history, and how many pages of snapshots be large, at a time
     #[arg(
         long,
         env = "WATCHMARK_MAX_CATCHUPS",

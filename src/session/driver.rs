@@ -144,6 +144,8 @@ pub(super) struct Driver {
 struct Running {
     number: Attempt,
     events: UpstreamEvents,
+    /// What was read of them, and is still to be taken in.
+    next: Option<Box<Option<Said<Event, KeyValue>>>>,
     ask_progress: Option<mpsc::Sender<()>>,
     catching_up: Option<CatchUpPermit>,
 }
@@ -272,19 +274,19 @@ impl Driver {
         }
     }
 
-    /// Takes in what etcd said; where that is much, all that it says in a
-    /// moment, as if it had said it at once.
-    fn take_turn(&mut self, attempt: Attempt, said: Option<Said<Event, KeyValue>>) {
+    /// Takes in what etcd said; where that is much, what it says in a moment,
+    /// as if it had said it at once.
+    fn take_turn(&mut self, attempt: Attempt, mut said: Option<Said<Event, KeyValue>>) {
         let now = self.now();
-        let (mut attempt, mut said) = (attempt, said);
-        while self.surroundings.pace.is_busy(now) {
-            let Some((next_attempt, mut next)) = etcd_said(&mut self.attempt).now_or_never() else {
+        while turn::may_go_on(&said) && self.surroundings.pace.is_busy(now) {
+            let Some((_, mut next)) = etcd_said(&mut self.attempt).now_or_never() else {
                 self.rests_until = Some(now + REST);
                 break;
             };
             if !turn::joins(&mut said, &mut next) {
-                self.take_in(Happened::EtcdSaid(attempt, said));
-                (attempt, said) = (next_attempt, next);
+                if let Some(running) = &mut self.attempt {
+                    running.next = Some(Box::new(next));
+                }
                 break;
             }
         }
@@ -450,7 +452,13 @@ async fn stream_changed(streams: &mut [Newcomer]) -> (SessionId, Signal) {
 
 async fn etcd_said(attempt: &mut Option<Running>) -> (Attempt, Option<Said<Event, KeyValue>>) {
     match attempt {
-        Some(attempt) => (attempt.number, attempt.events.next().await),
+        Some(attempt) => {
+            let said = match attempt.next.take() {
+                Some(next) => *next,
+                None => attempt.events.next().await,
+            };
+            (attempt.number, said)
+        }
         None => future::pending().await,
     }
 }

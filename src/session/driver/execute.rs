@@ -52,6 +52,7 @@ impl Driver {
                 self.attempt = Some(Running {
                     number: attempt,
                     events: watch.events,
+                    next: None,
                     ask_progress: Some(watch.ask_progress),
                     catching_up: Some(watch.catching_up),
                 });
@@ -128,6 +129,7 @@ impl Driver {
         self.attempt = Some(Running {
             number: attempt,
             events: begin(&*self.surroundings.upstream, selection, rendering),
+            next: None,
             ask_progress: None,
             catching_up: None,
         });

@@ -10,8 +10,20 @@ use crate::{
 /// As many events are joined: many small ones for one message, a few large.
 const JOINED_BYTES_MAX: usize = 16 << 10;
 
+/// Whether more may be joined to it: after anything but events comes nothing,
+/// or something else.
+pub(super) const fn may_go_on(said: &Option<Said<Event, KeyValue>>) -> bool {
+    matches!(
+        said,
+        Some(Said::Events {
+            fragment: false,
+            ..
+        })
+    )
+}
+
 /// Moves the events of `next` behind those of `said`, if it may. What is
-/// whole stays whole, and what may go on does.
+/// whole stays whole.
 pub(super) fn joins(
     said: &mut Option<Said<Event, KeyValue>>,
     next: &mut Option<Said<Event, KeyValue>>,
