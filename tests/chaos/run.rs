@@ -409,6 +409,10 @@ impl Run {
                 count("serving address").to_string(),
             ),
             (
+                "histories read by several watches".to_owned(),
+                count("reading ahead watches=").to_string(),
+            ),
+            (
                 "watchmark authenticated".to_owned(),
                 count("authenticated to etcd").to_string(),
             ),
