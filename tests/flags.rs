@@ -76,6 +76,8 @@ fn every_bad_value_is_refused_by_the_name_of_its_flag() {
         "--log=watchmark=loud",
         "--log=verbose",
         "--log=watchmark[subscription]=debug",
+        "--log=watchmark=",
+        "--log==debug",
         "--log=",
         "--log-format=xml",
         "--no-such-flag=1",

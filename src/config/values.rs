@@ -101,13 +101,17 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// What is wrong with it. A name alone is refused, which tracing would take
-/// for a target of which everything is logged, and nothing of all others; and
-/// so are spans and fields, which only a filter with regular expressions knows.
+/// for a target of which everything is logged, and nothing of all others; half
+/// a directive; and spans and fields, which only a filter with regular
+/// expressions knows.
 pub fn parse_log_filter(text: &str) -> Result<Targets, String> {
     let directives: Vec<_> = text.split(',').map(str::trim).collect();
     for directive in &directives {
         let is_level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
-        if !is_level && (!directive.contains('=') || directive.contains('[')) {
+        let is_of_a_target = directive
+            .split_once('=')
+            .is_some_and(|(target, level)| !target.is_empty() && !level.is_empty());
+        if !is_level && (!is_of_a_target || directive.contains('[')) {
             return Err(format!(
                 "{directive:?} is no level; write one of error, warn, info, debug, trace, off, \
                  or directives like watchmark=debug,h2=warn"

@@ -41,9 +41,7 @@ pub(super) fn judge(reading: &GuardReading, known: &History, selection: &Selecti
             mod_revision,
         } => (header, mod_revision),
     };
-    let is_other_cluster =
-        known.cluster_id != 0 && header.cluster_id != 0 && known.cluster_id != header.cluster_id;
-    if is_other_cluster || !fingerprint_holds(known, mod_revision, selection) {
+    if is_other_cluster(known, header) || !fingerprint_holds(known, mod_revision, selection) {
         Verdict::Replaced
     } else if header.raft_term < known.raft_term {
         Verdict::Behind
@@ -72,6 +70,16 @@ impl Record {
         let verdict = judge(reading, &self.history, &self.selection);
         matches!(verdict, Verdict::Replaced | Verdict::Behind)
     }
+}
+
+/// Whether etcd's history is another one by who answers, as far as that tells:
+/// true only if it repeats.
+pub(super) const fn is_another(known: &History, header: Header) -> bool {
+    is_other_cluster(known, header) || header.raft_term < known.raft_term
+}
+
+const fn is_other_cluster(known: &History, header: Header) -> bool {
+    known.cluster_id != 0 && header.cluster_id != 0 && known.cluster_id != header.cluster_id
 }
 
 /// Filters hide changes of the key from us, so they excuse a difference.

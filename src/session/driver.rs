@@ -278,7 +278,7 @@ impl Driver {
     /// as if it had said it at once.
     fn take_turn(&mut self, attempt: Attempt, mut said: Option<Said<Event, KeyValue>>) {
         let now = self.now();
-        while turn::may_go_on(&said) && self.surroundings.pace.is_busy(now) {
+        while self.surroundings.pace.is_busy(now) && turn::may_go_on(&said) {
             let Some((_, mut next)) = etcd_said(&mut self.attempt).now_or_never() else {
                 self.rests_until = Some(now + REST);
                 break;

@@ -29,8 +29,8 @@ impl Pace {
     /// Counts a response at `now`, and says whether there are many.
     pub(super) fn is_busy(&self, now: Time) -> bool {
         let window = u64::try_from(now.as_millis() / WINDOW_MILLIS).unwrap_or(u64::MAX);
-        let before = self.window.swap(window, Ordering::Relaxed);
-        if before != window {
+        let before = self.window.fetch_max(window, Ordering::Relaxed);
+        if before < window {
             let responses = self.responses.swap(0, Ordering::Relaxed);
             let is_adjacent = before.wrapping_add(1) == window;
             let responses = if is_adjacent { responses } else { 0 };

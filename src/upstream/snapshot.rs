@@ -75,6 +75,7 @@ async fn run(shared: Arc<Shared>, of: KeyRange, keys_only: bool, items: Items) {
             failure.into()
         }
     };
+    drop(reader);
     // An error: nobody wants it any more.
     let _ = items.send(last).await;
 }
@@ -89,6 +90,8 @@ struct Reader<'a> {
     is_paged: bool,
     /// What is being read.
     answer: Option<Answer>,
+    /// How long it may still wait to be taken.
+    patience: Duration,
 }
 
 /// Where the snapshot began, and so where it goes on: another server might
@@ -108,7 +111,7 @@ struct Page {
     first: Option<RangeResponse>,
     pieces: Streaming<RangeResponse>,
     /// Held while etcd may hold the page.
-    _large: Option<OwnedSemaphorePermit>,
+    large: Option<OwnedSemaphorePermit>,
     keys: usize,
     bytes: usize,
     more: bool,
@@ -126,10 +129,11 @@ impl<'a> Reader<'a> {
                 keys_only,
                 ..RangeRequest::default()
             },
-            plan: PagePlan::new(shared.config.snapshot_page_bytes),
+            plan: PagePlan::new(shared.config.snapshot_page_bytes, keys_only),
             source: None,
             is_paged: false,
             answer: None,
+            patience: TAKEN_WITHIN,
         }
     }
 
@@ -143,13 +147,15 @@ impl<'a> Reader<'a> {
                 continue;
             }
             self.advance(&pairs)?;
-            let place = match timeout(TAKEN_WITHIN, items.reserve()).await {
+            let since = Instant::now();
+            let place = match timeout(self.patience, items.reserve()).await {
                 Ok(place) => place,
                 Err(_) => {
-                    self.give_up_answer();
+                    self.give_up_page();
                     items.reserve().await
                 }
             };
+            self.patience = self.patience.saturating_sub(since.elapsed());
             let _ = place.map(|place| place.send(UpstreamItem::SnapshotPage(pairs)));
         }
         Ok(())
@@ -185,6 +191,12 @@ impl<'a> Reader<'a> {
         loop {
             let source = self.source.as_ref().ok_or(Malformed::Page)?;
             let connection = &source.connection;
+            if self.answer.is_none() {
+                if self.is_all_read() {
+                    return Ok(None);
+                }
+                self.patience = TAKEN_WITHIN;
+            }
             match &mut self.answer {
                 Some(Answer::Page(page)) => {
                     if let Some(pairs) = page.next(self.shared, connection).await? {
@@ -228,11 +240,19 @@ impl<'a> Reader<'a> {
 
     /// Nobody takes it, and what is left of it lies in etcd's memory. Whoever
     /// does not take it at once gets small pages first.
-    fn give_up_answer(&mut self) {
-        if !matches!(&self.answer, Some(Answer::Page(page)) if page.is_whole) {
+    fn give_up_page(&mut self) {
+        if let Some(Answer::Page(page)) = &self.answer
+            && !page.is_whole
+        {
+            self.plan.gave_up(page.keys, page.bytes);
             self.answer = None;
-            self.plan = PagePlan::new(self.shared.config.snapshot_page_bytes);
         }
+    }
+
+    /// No key can be left: etcd would take what is for no range of ours.
+    fn is_all_read(&self) -> bool {
+        let RangeRequest { key, range_end, .. } = &self.rest;
+        !range_end.is_empty() && range_end[..] != [0] && key >= range_end
     }
 
     fn request(&self, is_large: bool) -> RangeRequest {
@@ -274,6 +294,9 @@ impl Page {
                 self.bytes += piece.kvs.iter().map(bytes).sum::<usize>();
                 self.more |= piece.more;
                 self.is_whole = !piece.fragment;
+                if self.is_whole {
+                    self.large = None;
+                }
                 Ok(Some(piece.kvs))
             }
             None if self.is_whole && !(self.more && is_empty) => Ok(None),
@@ -312,7 +335,7 @@ async fn ask_page(
     let page = Page {
         first,
         pieces,
-        _large: large,
+        large,
         keys: 0,
         bytes: 0,
         more: false,

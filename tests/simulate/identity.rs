@@ -223,6 +223,8 @@ impl World {
         if self.in_flight.is_some() {
             self.known_before.get_or_insert(self.known);
         }
+        let is_other = ![0, header.cluster_id].contains(&self.known.cluster_id);
+        self.is_snapshot_of_another = is_other || header.raft_term < self.known.raft_term;
         self.known = Known {
             cluster_id: header.cluster_id,
             raft_term: header.raft_term,

@@ -7,7 +7,7 @@ use watchmark::resume::{
 };
 
 use crate::{
-    etcd::{MEMBERS, rev},
+    etcd::{Entry, MEMBERS, rev},
     world::World,
 };
 
@@ -154,7 +154,13 @@ impl World {
             Operated::To(epoch, at) => {
                 let known = record.and_then(|record| record.history.fingerprint.as_ref());
                 let was_there = self.durable.as_ref().map(|record| record.checkpoint);
-                let is_known = known.is_none() || was_there == Some(checkpoint);
+                // It was acknowledged, and not written yet.
+                let is_true = known.is_some_and(|known| {
+                    let (events, last) = (self.etcd.events(epoch, 0, at), known.mod_revision.get());
+                    let is_there = |it: &Entry| it.revision == last && it.key == known.key;
+                    events.iter().any(is_there) && events.iter().all(|it| it.revision <= last)
+                });
+                let is_known = known.is_none() || was_there == Some(checkpoint) || is_true;
                 assert!(is_known, "4.5: knows what was last before {at}");
                 assert_eq!((checkpoint, pending), (Some(rev(at)), None), "not the move");
                 self.settled = Some((epoch, at));

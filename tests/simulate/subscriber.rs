@@ -61,6 +61,11 @@ impl World {
                 "a needless snapshot: {reason:?} at {position:?}"
             );
         }
+        if let Message::SnapshotBegin { reason, .. } = &message {
+            let is_compacted = *reason == SnapshotReason::Compacted;
+            let is_hidden = is_compacted && self.is_snapshot_of_another;
+            assert!(!is_hidden, "4.5: another history, told as compacted");
+        }
         let arrival = Arrival {
             etcd: &self.etcd,
             acked: stored.map_or(0, |(_, at)| at),

@@ -67,6 +67,8 @@ pub(crate) struct World {
     pub(crate) known_before: Option<Known>,
     /// The last guard that must not be used found etcd behind, no more.
     pub(crate) is_behind: bool,
+    /// The snapshot that was begun is of another history, by its header.
+    pub(crate) is_snapshot_of_another: bool,
     /// How often etcd was found behind, and since when.
     pub(crate) doubts: Option<(u32, Time)>,
     /// Of the attempt under way, as its words are heard.
@@ -130,6 +132,7 @@ impl World {
             known: Known::default(),
             known_before: None,
             is_behind: false,
+            is_snapshot_of_another: false,
             doubts: None,
             heard_epoch: 0,
             ended_attempts: 0,

@@ -30,6 +30,7 @@ use watchmark::{
         etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
         watchmark::v1::KeyValue,
     },
+    resume::KeyRange,
     upstream::{Etcd, EtcdConfig, Upstream, UpstreamEvents},
 };
 
@@ -234,11 +235,10 @@ async fn pages_grow_are_pinned_and_each_begins_right_after_the_one_before() {
     assert!(matches!(last, Item::SnapshotEnded), "{last:?}");
     assert!(keys.into_iter().eq((0..20_000).map(key)));
     let after = |n| format!("{}\0", key(n));
-    let of_100_bytes = (32 << 20) / 108;
     let expected = [
         ("a/".to_owned(), 1_000),
         (after(999), 16_000),
-        (after(16_999), 256_000.min(of_100_bytes)),
+        (after(16_999), 50_000),
     ];
     assert_eq!(paged.asked(), expected);
 }
@@ -388,6 +388,20 @@ async fn a_page_that_nobody_takes_is_given_up_and_the_rest_asked_for_again() {
     assert!(keys.into_iter().eq((first.len()..ALL).map(key)));
     assert_eq!(paged.asked()[2].1, 1_000);
     assert!(events.next().await.is_none());
+}
+
+/// etcd would say that nobody may read it.
+#[tokio::test]
+async fn what_is_left_of_a_range_without_keys_is_not_asked_for() {
+    let (paged, etcd) = Paged::start(|_, _| whole(&page(0..1_000, true))).await;
+    let end = format!("{}\0", key(999));
+    let range = KeyRange::new("a/".into(), end.into()).unwrap();
+    let mut events = etcd.snapshot(range, false);
+    let begun = next(&mut events).await;
+    assert!(matches!(begun, Item::SnapshotBegun(_)), "{begun:?}");
+    let (keys, last) = read(&mut events).await;
+    assert!(matches!(last, Item::SnapshotEnded), "{last:?}");
+    assert_eq!((keys.len(), paged.asked().len()), (1_000, 1));
 }
 
 /// etcd holds each whole.

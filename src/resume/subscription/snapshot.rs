@@ -9,7 +9,7 @@ use super::{
 };
 use crate::resume::{
     Fingerprint, Header, Item, Message, Revision, SnapshotReason, StreamState, Time,
-    batch::Assembler,
+    batch::Assembler, history::is_another,
 };
 
 /// Where a chunk ends, unless a single pair is larger.
@@ -64,6 +64,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         // Below what was delivered, it would take the subscriber backwards.
         let delivered = self.ledger.delivered();
         if delivered.max(self.writes.current_checkpoint()) > Some(revision) {
+            return self.behind(Source::Delivered, Plan::Snapshot(loss), now);
+        }
+        // A new history may be compacted too: the guard could not tell.
+        if loss.reason == SnapshotReason::Compacted && is_another(&self.seen, header) {
             return self.behind(Source::Delivered, Plan::Snapshot(loss), now);
         }
         self.suspicion.clear();

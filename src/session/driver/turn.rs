@@ -11,15 +11,13 @@ use crate::{
 const JOINED_BYTES_MAX: usize = 16 << 10;
 
 /// Whether more may be joined to it: after anything but events comes nothing,
-/// or something else.
-pub(super) const fn may_go_on(said: &Option<Said<Event, KeyValue>>) -> bool {
-    matches!(
-        said,
-        Some(Said::Events {
-            fragment: false,
-            ..
-        })
-    )
+/// or something else, and what is large goes alone.
+pub(super) fn may_go_on(said: &Option<Said<Event, KeyValue>>) -> bool {
+    matches!(said, Some(Said::Events { events, fragment: false }) if bytes(events) < JOINED_BYTES_MAX)
+}
+
+fn bytes(events: &[Event]) -> usize {
+    events.iter().map(Item::size_bytes).sum()
 }
 
 /// Moves the events of `next` behind those of `said`, if it may. What is
@@ -44,8 +42,8 @@ pub(super) fn joins(
     let (Some(last), Some(first)) = (events.last(), more.first()) else {
         return false;
     };
-    let bytes: usize = events.iter().chain(&*more).map(Item::size_bytes).sum();
-    let may = last.mod_revision() < first.mod_revision() && bytes <= JOINED_BYTES_MAX;
+    let may = last.mod_revision() < first.mod_revision()
+        && bytes(events) + bytes(more) <= JOINED_BYTES_MAX;
     if may {
         events.append(more);
     }

@@ -166,6 +166,67 @@ fn a_fallen_term_or_a_future_position_counts_only_when_it_repeats() {
     }
 }
 
+/// Of a cluster with this id and term, beyond everything.
+fn snapshot_of(cluster_id: u64, raft_term: u64) -> Upstream<Entry, Entry> {
+    Upstream::SnapshotBegun(Header {
+        cluster_id,
+        raft_term,
+        revision: revision(200),
+    })
+}
+
+#[test]
+fn a_new_history_that_is_compacted_too_ends_a_live_stream_by_who_answers() {
+    for (cluster_id, raft_term) in [(1, 1), (9, 2)] {
+        let mut machine = Machine::watching(101);
+        machine.says(response([put("a/1", 101)]));
+        machine.says(Upstream::Lost);
+        machine.at_next_timer();
+        assert_eq!(
+            machine.says(watch_opened(compacted_at(150)))[0],
+            "snapshot #4"
+        );
+        for _ in 0..3 {
+            assert_eq!(machine.says(snapshot_of(cluster_id, raft_term)), ["close"]);
+            machine.at_next_timer();
+        }
+        assert_eq!(
+            machine.says(snapshot_of(cluster_id, raft_term)),
+            ["s1 end HistoryReplaced", "close", FORGETS]
+        );
+    }
+}
+
+#[test]
+fn a_new_history_that_is_compacted_too_is_the_reason_of_the_snapshot() {
+    let mut machine = Machine::stored(record(100));
+    machine.subscribe(1);
+    machine.says(watch_opened(compacted_at(150)));
+    for _ in 0..3 {
+        assert_eq!(machine.says(snapshot_of(1, 1)), ["close"]);
+        machine.at_next_timer();
+    }
+    machine.says(snapshot_of(1, 1));
+    machine.persisted();
+    assert_eq!(
+        machine.says(snapshot_of(1, 1)).last().unwrap(),
+        "s1 begin 200 HistoryReplaced 0"
+    );
+}
+
+#[test]
+fn one_snapshot_of_a_fallen_term_may_be_a_stale_answer() {
+    let mut machine = Machine::stored(record(100));
+    machine.subscribe(1);
+    machine.says(watch_opened(compacted_at(150)));
+    machine.says(snapshot_of(1, 1));
+    machine.at_next_timer();
+    assert_eq!(
+        machine.says(snapshot_of(1, 2)).last().unwrap(),
+        "s1 begin 200 Compacted 150"
+    );
+}
+
 #[test]
 fn a_member_that_merely_lags_raises_no_alarm() {
     let mut machine = Machine::stored(record(100));
