@@ -217,14 +217,18 @@ impl World {
         self.head_read = Some((epoch, header.revision.get()));
     }
 
+    /// Before the snapshot is used.
+    pub(crate) fn snapshot_begins(&mut self, header: Header) {
+        let is_other = ![0, header.cluster_id].contains(&self.known.cluster_id);
+        self.is_snapshot_of_another = is_other || header.raft_term < self.known.raft_term;
+    }
+
     /// The snapshot is used: its cluster is the one from here on.
     pub(crate) fn snapshot_was_begun(&mut self, header: Header) {
         // What waits behind a write speaks of what was delivered before.
         if self.in_flight.is_some() {
             self.known_before.get_or_insert(self.known);
         }
-        let is_other = ![0, header.cluster_id].contains(&self.known.cluster_id);
-        self.is_snapshot_of_another = is_other || header.raft_term < self.known.raft_term;
         self.known = Known {
             cluster_id: header.cluster_id,
             raft_term: header.raft_term,

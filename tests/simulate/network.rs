@@ -68,6 +68,9 @@ impl World {
             Said::SnapshotBegun(header) => Some(*header),
             _ => None,
         };
+        if let Some(header) = snapshot {
+            self.snapshot_begins(header);
+        }
         let is_lost = matches!(said, Said::Lost);
         let ended_before = self.ended_attempts;
         self.handle(Input::Upstream(attempt, said));
