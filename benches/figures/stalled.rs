@@ -43,6 +43,7 @@ pub(crate) async fn figures(table: &mut Table) {
         filling.push(healthy(&stage).await);
         beside.push(healthy(&stage).await);
     }
+    let filling_ratio = median_ratio(&filling.p99, &without.p99);
     table.row(
         "200 that stop reading: p99 of 10 healthy ones beside them / without",
         median_ratio(&beside.p99, &without.p99),
@@ -67,7 +68,7 @@ pub(crate) async fn figures(table: &mut Table) {
     );
     table.row(
         "the same, while the buffers of the 200 fill",
-        median_ratio(&filling.p99, &without.p99),
+        filling_ratio,
         "x",
         ForScale,
         format!(
