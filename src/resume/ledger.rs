@@ -94,10 +94,14 @@ impl Ledger {
         fingerprint: Option<Fingerprint>,
         now: Time,
     ) {
-        self.delivered = None;
+        let before = self.delivered.take();
         self.marks.retain(|mark| mark.last < revision);
         self.unacked_events = self.marks.iter().map(|mark| mark.events).sum();
         self.deliver(revision, 0, fingerprint, now);
+        // Nobody saw what it leaps over.
+        if let (Some(mark), Some(before)) = (self.marks.back_mut(), before) {
+            mark.first = before.successor().min(revision);
+        }
     }
 
     /// Nothing happened in range up to `revision`.

@@ -82,6 +82,20 @@ fn a_snapshot_counts_no_events_but_must_be_acknowledged() {
 }
 
 #[test]
+fn what_was_last_before_a_revision_that_a_snapshot_leaps_over_is_not_known() {
+    let mut ledger = delivered([11]);
+    ledger.advance(revision(13));
+    ledger.deliver_snapshot(revision(20), known(18), AT);
+    assert_eq!(ledger.fingerprint_at(revision(13)), known(11));
+    for leapt in [14, 19] {
+        assert_eq!(ledger.fingerprint_at(revision(leapt)), None);
+    }
+    ledger.settle(revision(15));
+    assert_eq!(ledger.fingerprint_at(revision(15)), None);
+    assert!(ledger.is_ordered());
+}
+
+#[test]
 fn a_snapshot_at_the_delivered_revision_is_delivered_again() {
     let mut ledger = delivered([11]);
     ledger.deliver_snapshot(revision(11), known(11), AT);
