@@ -121,6 +121,10 @@ impl Stream {
                         .filter(|it| it.revision >= pair.revision)
                         .or(Some(pair));
                 }
+                // Nobody saw what it leaps over.
+                let leapt = self.position.map(|(_, at)| at + 1);
+                let leapt = leapt.filter(|at| *at < revision.get());
+                self.fingerprints.extend(leapt.map(|at| (at, None)));
                 self.fingerprints
                     .push((revision.get(), newest.map(fingerprint)));
                 self.position = Some(seen.at);
