@@ -32,7 +32,7 @@ impl Pace {
         let before = self.window.fetch_max(window, Ordering::Relaxed);
         if before < window {
             let responses = self.responses.swap(0, Ordering::Relaxed);
-            let is_adjacent = before.wrapping_add(1) == window;
+            let is_adjacent = before + 1 == window;
             let responses = if is_adjacent { responses } else { 0 };
             self.responses_before.store(responses, Ordering::Relaxed);
         }
