@@ -86,7 +86,7 @@ async fn one_key_and_every_key_are_ranges_too() {
 #[tokio::test]
 async fn a_snapshot_is_pinned_to_one_revision_while_others_write() {
     let server = Server::start(&[]).await;
-    let last = fill(&server, 12_000, "old").await;
+    let last = fill(&server, 30_000, "old").await;
     let etcd = Etcd::connect(server.config()).unwrap();
     let mut events = etcd.snapshot(prefix("a/"), false);
     assert_eq!(begun(&mut events).await.revision, revision(last));
@@ -94,18 +94,19 @@ async fn a_snapshot_is_pinned_to_one_revision_while_others_write() {
         panic!("no page");
     };
     assert_eq!(first.len(), 1_000);
-    // Everything changes, something comes and something goes.
-    fill(&server, 12_001, "new").await;
+    // Everything changes, something comes and something goes before the third
+    // page is asked for; the second, of 16,000 keys, is on its way.
+    fill(&server, 30_001, "new").await;
     let mut client = server.client().await;
-    client.delete("a/011999", None).await.unwrap();
+    client.delete("a/029999", None).await.unwrap();
     let rest = pages(&mut events).await.concat();
-    assert_eq!(first.len() + rest.len(), 12_000);
+    assert_eq!(first.len() + rest.len(), 30_000);
     for pair in first.iter().chain(&rest) {
         assert_eq!(pair.value, "old");
         assert!(pair.mod_revision <= last);
     }
     let keys: BTreeSet<_> = first.iter().chain(&rest).map(|pair| &pair.key).collect();
-    assert_eq!(keys.len(), 12_000);
+    assert_eq!(keys.len(), 30_000);
 }
 
 #[tokio::test]
