@@ -1,9 +1,11 @@
 //! Events as they happen.
 
+use etcd_client::Client;
 use futures_util::future::join_all;
 use watchmark::proto::watchmark::v1::AckMode;
 
 use crate::{
+    bare,
     measure::{Load, median, percentile, runs},
     stage::{Arrivals, Reader, Stage, direct_arrivals, direct_watch, later, write},
     table::{
@@ -20,9 +22,12 @@ pub(crate) async fn one(table: &mut Table) {
     let stage = Stage::new(&[]).await;
     let runs = measure(&stage, 1000.0, 256, AckMode::Manual).await;
     let of = format!(
-        "paired event by event with a direct watch; a second direct one: {:.0} / {:.0} us",
+        "paired event by event with a direct watch; a second direct one: {:.0} / {:.0} us, one \
+         behind a bare relay of bytes: {:.0} / {:.0} us",
         median(runs.control_p50),
-        median(runs.control_p99)
+        median(runs.control_p99),
+        median(runs.bare_p50),
+        median(runs.bare_p99)
     );
     table.row(
         "live, 1,000 put/s: added latency, p50",
@@ -91,21 +96,28 @@ struct Runs {
     p99: Vec<f64>,
     control_p50: Vec<f64>,
     control_p99: Vec<f64>,
+    bare_p50: Vec<f64>,
+    bare_p99: Vec<f64>,
     /// Of watchmark, in per cent of a core.
     cpu: Vec<f64>,
 }
 
-/// Two direct watches and one subscriber, paired by revision.
+/// Two direct watches, one behind a bare relay and one subscriber, paired by
+/// revision.
 async fn measure(stage: &Stage, per_second: f64, value_bytes: usize, ack_mode: AckMode) -> Runs {
     let count = (SECONDS * per_second) as usize;
+    let bare = bare::relay(stage.etcd.endpoint(0).replace("http://", ""));
     let mut measured = Runs::default();
     for _ in 0..runs() {
         let head = stage.etcd.head().await;
         let reader = Reader::open(stage, head, ack_mode).await;
-        let watch = async || direct_watch(&mut stage.etcd.client().await, head, false).await;
-        let (direct, control) = (watch().await, watch().await);
+        let watch = async |mut client: Client| direct_watch(&mut client, head, false).await;
+        let direct = watch(stage.etcd.client().await).await;
+        let behind = watch(Client::connect([&bare], None).await.unwrap()).await;
+        let control = watch(stage.etcd.client().await).await;
         let direct = direct_arrivals(direct, count);
         let relayed = reader.arrivals(count);
+        let behind = direct_arrivals(behind, count);
         let control = direct_arrivals(control, count);
         let load = Load::of(stage.pid());
         let client = stage.etcd.client().await;
@@ -114,12 +126,20 @@ async fn measure(stage: &Stage, per_second: f64, value_bytes: usize, ack_mode: A
         let (direct, relayed) = (direct.await.unwrap(), relayed.await.unwrap());
         // Of the time it was to take: a busy machine takes longer.
         measured.cpu.push(load.seconds() / SECONDS * 100.0);
-        let mut added = added(&relayed, &direct);
-        measured.p50.push(percentile(&mut added, 50.0));
-        measured.p99.push(percentile(&mut added, 99.0));
-        let mut added = self::added(&control.await.unwrap(), &direct);
-        measured.control_p50.push(percentile(&mut added, 50.0));
-        measured.control_p99.push(percentile(&mut added, 99.0));
+        let (behind, control) = (behind.await.unwrap(), control.await.unwrap());
+        for (arrivals, p50, p99) in [
+            (relayed, &mut measured.p50, &mut measured.p99),
+            (
+                control,
+                &mut measured.control_p50,
+                &mut measured.control_p99,
+            ),
+            (behind, &mut measured.bare_p50, &mut measured.bare_p99),
+        ] {
+            let mut added = added(&arrivals, &direct);
+            p50.push(percentile(&mut added, 50.0));
+            p99.push(percentile(&mut added, 99.0));
+        }
     }
     measured
 }

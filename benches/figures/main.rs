@@ -13,6 +13,7 @@
 )]
 
 mod acks;
+mod bare;
 mod catch_up;
 mod idle;
 mod live;

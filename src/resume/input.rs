@@ -85,9 +85,9 @@ pub enum OnCompaction {
 /// How much room a session's outbox has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OutboxRoom {
-    /// Everything was taken by the transport.
-    Empty,
-    /// Another message fits.
+    /// It did not fill since the transport last had taken everything.
+    Free,
+    /// It filled, and is not yet empty; another message fits.
     Some,
     /// Nothing more fits.
     None,

@@ -2,8 +2,8 @@
 //!
 //! Bounded by bytes: there is room for another message while fewer than
 //! [`OUTBOX_BYTES_MAX`] are queued, so it never holds more than that and one
-//! message. Nobody waits here: the driver is told of room, the transport is
-//! woken by messages.
+//! message. Nobody waits here: the driver is told of room once it had none, the
+//! transport is woken by messages.
 //!
 //! Invariant: once [`Outbox::end`] has returned, no message is taken out any
 //! more, so that of two streams of one subscription only one ever delivers.
@@ -67,6 +67,7 @@ fn new<M>(reports_handed: bool, delivery: Option<Seconds>) -> (Outbox<M>, Receiv
         state: Mutex::new(State {
             queue: VecDeque::new(),
             queued_bytes: 0,
+            has_filled: false,
             handed: None,
             ended: None,
             is_receiver_gone: false,
@@ -78,7 +79,7 @@ fn new<M>(reports_handed: bool, delivery: Option<Seconds>) -> (Outbox<M>, Receiv
     });
     let outbox = Outbox {
         shared: Arc::clone(&shared),
-        reported: OutboxRoom::Empty,
+        reported: OutboxRoom::Free,
         has_reported_closed: false,
     };
     (outbox, Receiver { shared })
@@ -111,6 +112,8 @@ struct Shared<M> {
 struct State<M> {
     queue: VecDeque<Queued<M>>,
     queued_bytes: usize,
+    /// There was no room since it was last empty.
+    has_filled: bool,
     /// Taken by the transport, not reported yet.
     handed: Option<Revision>,
     ended: Option<End>,
@@ -157,6 +160,7 @@ impl<M> Outbox<M> {
         let mut state = self.shared.lock();
         if state.ended.is_none() && !state.is_receiver_gone {
             state.queued_bytes += size_bytes;
+            state.has_filled |= state.queued_bytes >= OUTBOX_BYTES_MAX;
             state.queue.push_back(Queued {
                 message,
                 size_bytes,
@@ -239,6 +243,7 @@ impl<M> Stream for Receiver<M> {
             return Poll::Pending;
         };
         state.queued_bytes -= queued.size_bytes;
+        state.has_filled &= !state.queue.is_empty();
         let is_handed = self.shared.reports_handed && queued.acknowledgeable.is_some();
         if is_handed {
             state.handed = state.handed.max(queued.acknowledgeable);
@@ -289,8 +294,8 @@ impl<M> Shared<M> {
 
 impl<M> State<M> {
     fn room(&self) -> OutboxRoom {
-        if self.queue.is_empty() {
-            OutboxRoom::Empty
+        if !self.has_filled {
+            OutboxRoom::Free
         } else if self.queued_bytes < OUTBOX_BYTES_MAX {
             OutboxRoom::Some
         } else {
@@ -301,6 +306,7 @@ impl<M> State<M> {
     /// Empties the queue; the caller drops what was in it outside the lock.
     fn clear(&mut self) -> VecDeque<Queued<M>> {
         self.queued_bytes = 0;
+        self.has_filled = false;
         std::mem::take(&mut self.queue)
     }
 }
@@ -326,14 +332,14 @@ mod tests {
     #[tokio::test]
     async fn messages_come_in_order_and_the_room_follows_the_bytes() {
         let (mut outbox, mut receiver) = outbox(false);
-        assert_eq!(outbox.put(1, OUTBOX_BYTES_MAX - 1, None), OutboxRoom::Some);
+        assert_eq!(outbox.put(1, OUTBOX_BYTES_MAX - 1, None), OutboxRoom::Free);
         assert_eq!(outbox.put(2, 10_000_000, None), OutboxRoom::None);
         assert_eq!(outbox.changed().now_or_never(), None);
 
         assert_eq!(receiver.next().await, Some(Ok(1)));
         assert_eq!(outbox.changed().now_or_never(), None, "2 alone fills it");
         assert_eq!(receiver.next().await, Some(Ok(2)));
-        assert_eq!(outbox.changed().await, Signal::Room(OutboxRoom::Empty));
+        assert_eq!(outbox.changed().await, Signal::Room(OutboxRoom::Free));
         assert_eq!(receiver.next().now_or_never(), None);
         assert_eq!(outbox.changed().now_or_never(), None);
     }
@@ -386,8 +392,28 @@ mod tests {
         receiver.next().await;
         assert_eq!(outbox.changed().await, Signal::Handed(revision(7)));
         receiver.next().await;
-        assert_eq!(outbox.changed().await, Signal::Room(OutboxRoom::Empty));
         assert_eq!(outbox.changed().now_or_never(), None);
+    }
+
+    /// Else every message would wake the driver once more.
+    #[tokio::test]
+    async fn room_is_news_only_from_when_there_was_none_until_nothing_waits() {
+        let (mut outbox, mut receiver) = outbox(false);
+        for _ in 0..2 {
+            assert_eq!(outbox.put(1, 1, None), OutboxRoom::Free);
+            receiver.next().await;
+            assert_eq!(outbox.changed().now_or_never(), None);
+
+            assert_eq!(outbox.put(1, OUTBOX_BYTES_MAX, None), OutboxRoom::None);
+            outbox.put(2, 1, None);
+            receiver.next().await;
+            assert_eq!(outbox.changed().await, Signal::Room(OutboxRoom::Some));
+            assert_eq!(outbox.put(3, 1, None), OutboxRoom::Some);
+            receiver.next().await;
+            assert_eq!(outbox.changed().now_or_never(), None);
+            receiver.next().await;
+            assert_eq!(outbox.changed().await, Signal::Room(OutboxRoom::Free));
+        }
     }
 
     #[tokio::test]
@@ -423,7 +449,7 @@ mod tests {
                     }
                 });
                 let (messages, mut put) = (round % 97, 0);
-                let mut room = OutboxRoom::Empty;
+                let mut room = OutboxRoom::Free;
                 while put < messages {
                     if room == OutboxRoom::None {
                         if let Signal::Room(now) = outbox.changed().await {

@@ -233,7 +233,7 @@ fn requests() -> impl Strategy<Value = SessionRequest> {
 }
 
 fn steps() -> impl Strategy<Value = Step> {
-    let rooms = vec![OutboxRoom::Empty, OutboxRoom::Some, OutboxRoom::None];
+    let rooms = vec![OutboxRoom::Free, OutboxRoom::Some, OutboxRoom::None];
     prop_oneof![
         2 => requests().prop_map(Step::Subscribe),
         20 => says().prop_map(Step::Says),
@@ -274,7 +274,7 @@ impl Absurd {
         Self {
             machine: Subscription::new((!is_new).then(record), settings, 1),
             now: Time::ZERO,
-            room: OutboxRoom::Empty,
+            room: OutboxRoom::Free,
             attempt: Attempt::default(),
             sessions: 0,
             is_writing: false,

@@ -19,6 +19,8 @@ const OUTBOX: usize = 3;
 /// What the subscriber holds.
 pub(crate) struct Subscriber {
     pub(crate) outbox: VecDeque<Message<Entry, Entry>>,
+    /// It was full since it was last empty.
+    has_filled: bool,
     pub(crate) request: SessionRequest,
 }
 
@@ -77,6 +79,7 @@ impl World {
         stream.receive(&message, &arrival);
         let kind = kind_of(&message);
         subscriber.outbox.push_back(message);
+        subscriber.has_filled |= subscriber.outbox.len() >= OUTBOX;
         self.tally.count(kind);
         let room = self.room();
         if room == OutboxRoom::None {
@@ -86,10 +89,10 @@ impl World {
     }
 
     pub(crate) fn room(&self) -> OutboxRoom {
-        match self.subscriber.as_ref().map_or(0, |it| it.outbox.len()) {
-            0 => OutboxRoom::Empty,
-            OUTBOX.. => OutboxRoom::None,
-            _ => OutboxRoom::Some,
+        match &self.subscriber {
+            Some(it) if it.outbox.len() >= OUTBOX => OutboxRoom::None,
+            Some(it) if it.has_filled => OutboxRoom::Some,
+            _ => OutboxRoom::Free,
         }
     }
 
@@ -164,6 +167,7 @@ impl World {
             self.stream = Some(Stream::new(session, request.max_unacked_events));
             self.subscriber = Some(Subscriber {
                 outbox: VecDeque::new(),
+                has_filled: false,
                 request,
             });
         }
@@ -182,6 +186,7 @@ impl World {
             let Some(message) = subscriber.outbox.pop_front() else {
                 return;
             };
+            subscriber.has_filled &= !subscriber.outbox.is_empty();
             let session = SessionId(stream.session);
             let is_auto = subscriber.request.auto_ack;
             let epoch = stream.position.map(|(epoch, _)| epoch);

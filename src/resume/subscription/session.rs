@@ -62,7 +62,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             id,
             request,
             opening: Opening::Unknown,
-            room: OutboxRoom::Empty,
+            room: OutboxRoom::Free,
             state: None,
             told: None,
             sent_at: now,

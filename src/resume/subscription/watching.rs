@@ -246,7 +246,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     pub(super) fn unpark(&mut self, needs: u64) {
         let session = self.session.as_ref();
-        let is_drained = session.is_some_and(|session| session.room == OutboxRoom::Empty);
+        let is_drained = session.is_some_and(|session| session.room == OutboxRoom::Free);
         if is_drained
             && self.window().is_none_or(|window| window.admits(needs))
             && let Some(plan) = self.plan_to_continue()

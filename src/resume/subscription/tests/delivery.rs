@@ -60,7 +60,7 @@ fn a_parked_stream_does_not_look_live() {
         ["s1 state CatchingUp 101"]
     );
     assert_eq!(
-        machine.outbox(1, OutboxRoom::Empty),
+        machine.outbox(1, OutboxRoom::Free),
         ["watch #3 after 101 guard a/1"]
     );
 }
@@ -149,7 +149,7 @@ fn a_subscriber_that_is_slow_for_a_second_is_parked_and_resumed_when_it_drained(
     assert_eq!(machine.says_to(1, response([put("a/3", 103)])), NOTHING);
     assert_eq!(machine.outbox(1, OutboxRoom::Some), NOTHING);
     assert_eq!(
-        machine.outbox(1, OutboxRoom::Empty),
+        machine.outbox(1, OutboxRoom::Free),
         ["watch #3 after 101 guard a/1"]
     );
 }
@@ -161,7 +161,7 @@ fn a_short_pause_does_not_park() {
     machine.says(response([put("a/1", 101)]));
     machine.after(Duration::from_millis(900));
     assert_eq!(
-        machine.outbox(1, OutboxRoom::Empty),
+        machine.outbox(1, OutboxRoom::Free),
         ["s1 events 101 [a/1@101]"]
     );
     machine.outbox(1, OutboxRoom::None);
@@ -198,7 +198,7 @@ fn an_oversized_revision_goes_on_where_it_was_when_it_is_unparked() {
     );
     assert_eq!(machine.after_secs(1), ["close"]);
     assert_eq!(
-        machine.outbox(1, OutboxRoom::Empty),
+        machine.outbox(1, OutboxRoom::Free),
         ["watch #3 after 100 guard a"]
     );
     machine.says(watch_opened(present(103, 100)));
@@ -236,7 +236,7 @@ fn a_state_that_passes_while_the_subscriber_does_not_read_is_not_told() {
     machine.says(crate::resume::input::Upstream::Lost);
     machine.at_next_timer();
     machine.says(watch_opened(present(100, 100)));
-    assert_eq!(machine.outbox(1, OutboxRoom::Empty), NOTHING);
+    assert_eq!(machine.outbox(1, OutboxRoom::Free), NOTHING);
     assert_eq!(
         machine.subscription.stream_state(),
         Some(crate::resume::StreamState::Live)

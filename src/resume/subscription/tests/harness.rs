@@ -188,7 +188,7 @@ impl Machine {
     pub(super) fn with(record: Option<Record>, settings: Settings) -> Self {
         Self {
             subscription: Subscription::new(record, settings, 1),
-            room: OutboxRoom::Empty,
+            room: OutboxRoom::Free,
             now: Time::ZERO,
             attempt: Attempt::default(),
         }

@@ -496,7 +496,7 @@ fn it_is_doing_what_an_operator_should_know() {
     machine.after_secs(5);
     machine.outbox(1, OutboxRoom::Some);
     assert_eq!(activity(&machine), Activity::Blocked, "its watch is closed");
-    machine.outbox(1, OutboxRoom::Empty);
+    machine.outbox(1, OutboxRoom::Free);
     assert_eq!(activity(&machine), Activity::CatchingUp);
     machine.says(Upstream::Lost);
     assert_eq!(activity(&machine), Activity::UpstreamLost);

@@ -224,7 +224,7 @@ fn what_waits_of_an_overtaken_snapshot_is_not_sent() {
         compact_revision: None,
     };
     machine.says(overtaken);
-    assert_eq!(machine.outbox(1, OutboxRoom::Empty), NOTHING);
+    assert_eq!(machine.outbox(1, OutboxRoom::Free), NOTHING);
     assert_eq!(machine.at_next_timer(), ["snapshot #4"]);
 }
 
@@ -273,7 +273,7 @@ fn chunks_are_of_128_kib_and_no_more_is_read_while_they_wait() {
     assert_eq!(machine.says(Upstream::SnapshotPage(pairs)), NOTHING);
     assert!(!machine.subscription.wants_upstream());
     assert_eq!(
-        machine.outbox(1, OutboxRoom::Empty),
+        machine.outbox(1, OutboxRoom::Free),
         [
             "s1 chunk [a/1@11]",
             "s1 chunk [a/2@12]",

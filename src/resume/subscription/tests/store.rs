@@ -76,7 +76,7 @@ fn an_automatic_ack_that_could_not_be_stored_is_stored_later_without_being_asked
     );
     machine.persisted();
     assert_eq!(machine.checkpoint(), 101);
-    machine.outbox(1, OutboxRoom::Empty);
+    machine.outbox(1, OutboxRoom::Free);
 }
 
 #[test]
