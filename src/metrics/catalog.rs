@@ -102,7 +102,8 @@ const fn gauge(name: &'static str, help: &'static str) -> Definition {
     Definition::new(Kind::Gauge, name, help)
 }
 
-const fn histogram(name: &'static str, help: &'static str) -> Definition {
+/// A histogram of durations.
+const fn seconds(name: &'static str, help: &'static str) -> Definition {
     Definition::new(Kind::Histogram, name, help).in_unit("seconds")
 }
 
@@ -153,7 +154,7 @@ catalog! {
     EVENTS = counter("delivered_events", "Events handed to streams");
     BYTES = counter("delivered", "Bytes of events and snapshots handed to streams")
         .in_unit("bytes");
-    DELIVERY = histogram("delivery", "From an answer of etcd being decoded to a message with its events being taken by the transport");
+    DELIVERY = seconds("delivery", "From an answer of etcd being decoded to a message with its events being taken by the transport");
     ACKS = counter("acks", "Answered acks, by result")
         .by(&["result"])
         .of(&["ok", "beyond_delivered", "superseded", "no_session", "history_replaced",
@@ -170,14 +171,14 @@ catalog! {
     ETCD_ENDPOINT = info("etcd_endpoint", "Who answers there")
         .by(&["endpoint", "version", "member_id", "idle_proof"]);
     ETCD_REVISION = gauge("etcd_revision", "The newest known revision of etcd; 0: never reached");
-    ETCD_PROBE = histogram("etcd_probe", "How long the probe waits for etcd's revision");
+    ETCD_PROBE = seconds("etcd_probe", "How long the probe waits for etcd's revision");
     REOPENS = counter("upstream_reopens", "Watches opened again for a live stream, by what ended the one before")
         .by(&["reason"])
         .of(&["lost", "compacted", "stalled", "parked", "behind"]);
     STALLS = counter("upstream_stalls", "Watches closed because they were silent and left a progress request unanswered");
 
     STORE_READY = gauge("store_ready", "1 while positions can be made durable");
-    STORE_FLUSH = histogram("store_flush", "How long it takes to make a group of positions durable");
+    STORE_FLUSH = seconds("store_flush", "How long it takes to make a group of positions durable");
     CERTIFICATE_EXPIRY = gauge("certificate_expiry_timestamp", "When a certificate that is in use expires, since 1970")
         .in_unit("seconds").by(&["certificate"]);
 
