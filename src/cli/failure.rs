@@ -5,7 +5,7 @@ use std::{error::Error, io, process::ExitCode, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{output::note, unreachable, words::one_line};
+use super::{note::note, unreachable, words::one_line};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

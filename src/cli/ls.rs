@@ -10,7 +10,8 @@ use super::{
     connect::{ConnectFlags, Server},
     failure::Failure,
     json,
-    output::{Format, Output, OutputFlags, note},
+    note::note,
+    output::{Format, Output, OutputFlags},
     table::{self, Column},
     words,
 };

@@ -13,6 +13,7 @@ mod failure;
 mod health;
 mod json;
 mod ls;
+mod note;
 mod output;
 mod rm;
 mod seek;

@@ -57,9 +57,3 @@ impl Output {
         Ok(self.0.flush()?)
     }
 }
-
-/// Tells something besides the answer.
-pub(super) fn note(text: &str) {
-    // Nobody reads it: then there is nobody to tell either.
-    let _ = writeln!(io::stderr(), "{text}");
-}

@@ -43,23 +43,6 @@ fn owner(client_id: &str) -> &str {
     &client_id[..scheme_bytes + name_bytes]
 }
 
-/// What who may not use `client_id` is told, whose certificate says `names`.
-pub(super) fn not_allowed(client_id: &str, names: &[String]) -> String {
-    match names {
-        [] => format!(
-            "client_id {client_id:?} belongs to nobody who connects without a certificate that \
-             names it: use one whose subject alternative names hold a DNS name or a URI like \
-             spiffe://domain/path, of at most 128 characters of [A-Za-z0-9._:/-], without a colon \
-             but in ://"
-        ),
-        names => format!(
-            "client_id {client_id:?} is not yours: your certificate says {}. Use that, or that \
-             and a colon and a suffix",
-            names.join(" and ")
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -9,8 +9,8 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// A buffer grows to what a message needs, and is then handed on with it.
 const BUFFER_BYTES: usize = 128;
-/// As much as tonic itself joins into one frame.
-const FRAME_BYTES: usize = 32 << 10;
+/// As much is joined into one frame, which each stalled stream has waiting.
+const FRAME_BYTES: usize = 16 << 10;
 
 /// What `build.rs` has the generated clients and servers use.
 #[derive(Debug)]

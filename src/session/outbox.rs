@@ -24,9 +24,9 @@ use crate::{
     resume::{EndReason, OutboxRoom, Revision},
 };
 
-/// With this much queued there is no room: 64 KiB, which one batch of a
-/// catch-up fills, and some hundred small messages.
-const OUTBOX_BYTES_MAX: usize = 64 * 1024;
+/// With this much queued there is no room: 32 KiB, which one batch of a
+/// catch-up fills, and some 40 small messages.
+const OUTBOX_BYTES_MAX: usize = 32 * 1024;
 
 /// Why the receiving side ended.
 #[derive(Clone, PartialEq, Eq, Debug)]

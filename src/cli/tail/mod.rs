@@ -18,7 +18,8 @@ use super::{
     EXIT_CODES, connect,
     connect::{ConnectFlags, Server},
     failure::Failure,
-    output::{Output, OutputFlags, note},
+    note::note,
+    output::{Output, OutputFlags},
     words,
 };
 use crate::{

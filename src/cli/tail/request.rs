@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::{Flags, Start};
 use crate::{
-    cli::{connect::Server, failure::Failure, output::note, words},
+    cli::{connect::Server, failure::Failure, note::note, words},
     proto::watchmark::v1::{self as pb, SubscribeRequest, Subscription},
 };
 
