@@ -120,26 +120,31 @@ async fn a_subscriber_that_left_frees_its_watch_and_may_still_ack() {
 async fn a_busy_process_hands_on_together_what_etcd_says_in_a_moment() {
     let mut fixture = Fixture::new(10);
     let (mut stream, watch) = fixture.subscribe_at_10("orders").await;
-    for revision in 11..=160 {
-        watch.say_put(revision, 10).await;
-    }
-    let (mut revisions, mut most) = (Vec::new(), 0);
-    while revisions.last() != Some(&160) {
-        match next(&mut stream).await {
-            Message::Events {
-                revision, events, ..
-            } => {
-                let of = |event: &Event| event.kv.as_ref().unwrap().mod_revision;
-                revisions.extend(events.iter().map(of));
-                assert_eq!(revisions.last(), Some(&revision.get()));
-                most = most.max(events.len());
-            }
-            other => assert!(
-                matches!(other, Message::State(..) | Message::Progress(_)),
-                "{other:?}"
-            ),
+    let says = async {
+        for revision in 11..=160 {
+            watch.say_put(revision, 10).await;
         }
-    }
+    };
+    let (mut revisions, mut most) = (Vec::new(), 0);
+    let reads = async {
+        while revisions.last() != Some(&160) {
+            match next(&mut stream).await {
+                Message::Events {
+                    revision, events, ..
+                } => {
+                    let of = |event: &Event| event.kv.as_ref().unwrap().mod_revision;
+                    revisions.extend(events.iter().map(of));
+                    assert_eq!(revisions.last(), Some(&revision.get()));
+                    most = most.max(events.len());
+                }
+                other => assert!(
+                    matches!(other, Message::State(..) | Message::Progress(_)),
+                    "{other:?}"
+                ),
+            }
+        }
+    };
+    tokio::join!(says, reads);
     assert_eq!(revisions, (11..=160).collect::<Vec<_>>());
     assert!(most > 1, "each went alone");
     watch.say_put(161, 10).await;
@@ -150,17 +155,22 @@ async fn a_busy_process_hands_on_together_what_etcd_says_in_a_moment() {
 async fn a_busy_process_joins_nothing_else_and_drops_nothing() {
     let mut fixture = Fixture::new(10);
     let (mut stream, watch) = fixture.subscribe_at_10("orders").await;
-    // The last of them is what makes it busy.
-    for revision in 11..=111 {
-        watch.say_put(revision, 10).await;
-    }
-    watch.say(Said::Bookmark(rev(120))).await;
-    watch.say_put(121, 10).await;
-    watch.say(Said::Lost).await;
+    let says = async {
+        // The last of them is what makes it busy.
+        for revision in 11..=111 {
+            watch.say_put(revision, 10).await;
+        }
+        watch.say(Said::Bookmark(rev(120))).await;
+        watch.say_put(121, 10).await;
+        watch.say(Said::Lost).await;
+    };
     let mut last = 0;
-    while last < 121 {
-        last = next_events(&mut stream).await;
-    }
+    let reads = async {
+        while last < 121 {
+            last = next_events(&mut stream).await;
+        }
+    };
+    tokio::join!(says, reads);
     assert_eq!(last, 121);
     let (spec, _) = fixture.asked_watch().await;
     assert_eq!(spec.guard.revision, rev(121));
