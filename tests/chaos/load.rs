@@ -1,17 +1,18 @@
 //! Who writes: puts to hot and quiet prefixes, transactions over all of them,
-//! leases that expire, and deletions of ranges.
+//! leases that expire, deletions of ranges, and now and then a deep history.
 
 use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use etcd_client::{Error, PutOptions, TxnOp};
 use fastrand::Rng;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -32,6 +33,9 @@ pub(crate) const KEY_MARK: &str = "key-of-5b30";
 
 /// One write may take this long; whether it happened, the direct watch knows.
 const WRITE_WITHIN: Duration = Duration::from_secs(3);
+/// Of a flood: enough revisions for several watches.
+const FLOOD_PUTS: usize = 10_000;
+const FLOOD_WITHIN: Duration = Duration::from_secs(15);
 
 /// What one writer does.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +48,7 @@ enum Work {
     Txns,
     Leases,
     Deletions,
+    Flood,
 }
 
 /// How long each writer waits between two writes, in milliseconds.
@@ -62,6 +67,7 @@ const WRITERS: &[(Work, Range<u64>)] = &[
     (Work::Txns, 200..800),
     (Work::Leases, 300..1500),
     (Work::Deletions, 400..2000),
+    (Work::Flood, 10_000..25_000),
 ];
 
 const fn puts(prefix: &'static str, keys: usize, value_bytes: usize) -> Work {
@@ -124,7 +130,11 @@ async fn write_on(
         if !*stage.writing.borrow() {
             continue;
         }
-        let done = timeout(WRITE_WITHIN, async {
+        let within = match work {
+            Work::Flood => FLOOD_WITHIN,
+            _ => WRITE_WITHIN,
+        };
+        let done = timeout(within, async {
             if client.is_none() {
                 client = Some(stage.etcd.only(rng.usize(..3)).connect().await?);
             }
@@ -172,6 +182,17 @@ async fn write(writer: &Writer, work: Work, rng: &mut Rng) -> Result<i64, Error>
                 }
             });
             writer.txn(ops.collect()).await
+        }
+        Work::Flood => {
+            let last = AtomicI64::new(0);
+            let puts = stream::iter(0..FLOOD_PUTS).map(Ok::<_, Error>);
+            puts.try_for_each_concurrent(200, async |n| {
+                let revision = writer.try_put(&key("deep/", n % 50), VALUE_MARK).await?;
+                last.fetch_max(revision, Ordering::Relaxed);
+                Ok(())
+            })
+            .await?;
+            Ok(last.into_inner())
         }
         Work::Deletions => {
             let prefix = ["hot/", "warm/"][rng.usize(..2)];

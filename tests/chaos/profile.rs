@@ -254,6 +254,14 @@ pub(crate) fn all() -> Vec<Profile> {
             what: What::Newcomer,
             ..warm
         },
+        Profile {
+            name: "deep-away",
+            prefix: Some("deep/"),
+            ack_after: Some(500),
+            life: 2..8,
+            absence: 4000..15_000,
+            ..plain
+        },
     ]
 }
 
