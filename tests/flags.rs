@@ -2,10 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    any::TypeId,
     net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
+
+use clap::Arg;
+use watchmark::config::{self, Task};
 
 /// Runs `watchmark serve`, which must end by itself.
 fn serve(flags: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -31,6 +36,27 @@ fn serve(flags: &[&str], environment: &[(&str, &str)]) -> Output {
         "{flags:?}: refused before anything is made"
     );
     output
+}
+
+/// What `watchmark serve` with these flags is to do, as text, or why it is nothing.
+fn parse(flags: &[&str]) -> Result<String, String> {
+    let args = ["watchmark", "serve"].iter().chain(flags);
+    match Task::parse(args) {
+        Ok(task) => Ok(format!("{task:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn flags_of_serve() -> impl Iterator<Item = Arg> {
+    let grammar = config::grammar();
+    let serve = grammar.find_subcommand("serve").unwrap().clone();
+    let flags: Vec<Arg> = serve.get_opts().cloned().collect();
+    flags.into_iter()
+}
+
+/// With its dashes.
+fn name(flag: &Arg) -> String {
+    format!("--{}", flag.get_long().unwrap())
 }
 
 #[track_caller]
@@ -64,6 +90,7 @@ fn every_bad_value_is_refused_by_the_name_of_its_flag() {
         "--probe-interval=0s",
         "--progress-interval=-1s",
         "--stall-timeout=",
+        "--stall-timeout=18446744073709551615s",
         "--idle-proof=certainly",
         "--snapshot-page-bytes=8MB",
         "--snapshot-page-bytes=0",
@@ -73,6 +100,7 @@ fn every_bad_value_is_refused_by_the_name_of_its_flag() {
         "--max-subscriptions=0",
         "--on-corrupt-store=wipe",
         "--drain-timeout=forever",
+        "--drain-timeout=18446744073709551615s",
         "--log=watchmark=loud",
         "--log=verbose",
         "--log=watchmark[subscription]=debug",
@@ -85,6 +113,26 @@ fn every_bad_value_is_refused_by_the_name_of_its_flag() {
         let flag = bad.split('=').next().unwrap();
         check(flag, &serve(&[bad], &[]));
     }
+}
+
+/// What adds it to the time, or multiplies it, would panic.
+#[test]
+fn no_duration_is_so_long_that_it_overflows() {
+    let durations: Vec<Arg> = flags_of_serve()
+        .filter(|flag| flag.get_value_parser().type_id() == TypeId::of::<Duration>())
+        .collect();
+    assert!(durations.len() >= 6, "{durations:?}");
+    for duration in durations {
+        let flag = name(&duration);
+        let told = parse(&["--idle-after=365d", &format!("{flag}=366d")]).unwrap_err();
+        assert!(told.contains(&flag), "{told}");
+        assert!(told.contains("at most 365d"), "{told}");
+        // y is below x.
+        let longest = if flag == "--idle-lag" { "364d" } else { "365d" };
+        parse(&["--idle-after=365d", &format!("{flag}={longest}")]).unwrap();
+    }
+    let too_long = [("WATCHMARK_STALL_TIMEOUT", "18446744073709551615s")];
+    check("--stall-timeout", &serve(&[], &too_long));
 }
 
 #[test]

@@ -114,7 +114,7 @@ impl Task {
     pub fn parse<A: Into<OsString> + Clone>(
         args: impl IntoIterator<Item = A>,
     ) -> Result<Self, clap::Error> {
-        let matches = Cli::command().try_get_matches_from(args)?;
+        let matches = grammar().try_get_matches_from(args)?;
         match Cli::from_arg_matches(&matches)?.command {
             Command::Serve(mut flags) => {
                 if let Some(serve) = matches.subcommand_matches("serve") {
@@ -123,13 +123,19 @@ impl Task {
                 Ok(Self::Serve(Box::new(flags.check()?)))
             }
             Command::Operate(command) => {
-                let operation = cli::Operation::new(*command, Cli::command());
+                let operation = cli::Operation::new(*command, grammar());
                 Ok(Self::Operate(Box::new(operation)))
             }
         }
     }
 }
 
+/// What the whole program may be told: commands, flags, their variables and
+/// defaults.
+pub fn grammar() -> clap::Command {
+    Cli::command()
+}
+
 fn refuse(message: String) -> clap::Error {
-    Cli::command().error(ErrorKind::ValueValidation, message)
+    grammar().error(ErrorKind::ValueValidation, message)
 }

@@ -123,7 +123,7 @@ pub(super) struct ServeFlags {
 
     /// How long acks are taken after SIGTERM
     #[arg(long, env = "WATCHMARK_DRAIN_TIMEOUT", value_name = "DURATION",
-          value_parser = humantime::parse_duration, default_value = "10s")]
+          value_parser = values::duration, default_value = "10s")]
     drain_timeout: Duration,
 
     /// What to log: a level, or directives like watchmark=debug,h2=warn

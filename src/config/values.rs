@@ -55,12 +55,25 @@ pub(super) enum IdleProofFlag {
     Delay,
 }
 
+/// The longest duration. Durations are multiplied, and added to what a clock
+/// says: this is as good as for ever, and far below what overflows.
+const DAYS_MAX: u64 = 365;
+
+/// A duration, which may be zero.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write it like 90s or 10m"))?;
+    if duration > Duration::from_secs(DAYS_MAX * 24 * 60 * 60) {
+        return Err(format!("must be at most {DAYS_MAX}d"));
+    }
+    Ok(duration)
+}
+
 /// A duration above zero.
 pub(super) fn interval(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be above zero".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; write it like 90s or 10m")),
+    match duration(text)? {
+        Duration::ZERO => Err("must be above zero".to_owned()),
+        duration => Ok(duration),
     }
 }
 
