@@ -242,6 +242,7 @@ impl ServeFlags {
                 },
                 progress_interval: self.progress_interval,
                 stall_timeout: self.stall_timeout,
+                ..Settings::default()
             },
             probe_interval: self.probe_interval,
             snapshot_page_bytes: self.snapshot_page_bytes.get(),

@@ -1,4 +1,10 @@
-//! The knobs of the rules.
+//! What may differ from one watchmark to the next. Owns the times and choices
+//! that a flag sets, or could set; refuses none, which is for whoever reads
+//! flags: below a year nothing here overflows. Invariant: the defaults are
+//! those of the flags (`tests/flags.rs` compares them).
+//!
+//! A time that follows from how etcd or a subscriber behaves is a constant
+//! beside what it bounds.
 
 use std::time::Duration;
 
@@ -15,6 +21,8 @@ pub struct Settings {
     pub progress_interval: Duration,
     /// How long a silent watch may leave a progress request unanswered.
     pub stall_timeout: Duration,
+    /// The longest pause between two attempts on etcd.
+    pub backoff_max: Duration,
 }
 
 /// Which evidence may move a position without events.
@@ -36,6 +44,7 @@ impl Default for Settings {
             idle_proof: IdleProof::Auto,
             progress_interval: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(30),
+            backoff_max: Duration::from_secs(30),
         }
     }
 }

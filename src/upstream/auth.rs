@@ -36,7 +36,8 @@ const AUTHENTICATE_TIMEOUT: Duration = Duration::from_secs(10);
 const FRESH: Duration = Duration::from_secs(2);
 /// The pause after a failure; it doubles while the credentials are wrong.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// As the slowest retry of a subscription.
+/// Independent of a subscription's backoff, whatever that is: who corrected the
+/// password waits this long at most.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What a call carries: a token, or nothing where etcd wants nothing.

@@ -27,7 +27,8 @@ use crate::resume::Revision;
 
 /// How long an endpoint is passed over after its first failure; it doubles.
 const PASSED_OVER_MIN: Duration = Duration::from_millis(500);
-/// As the slowest retry of a subscription.
+/// Independent of a subscription's backoff, whatever that is: an endpoint that
+/// came back is put last for this long at most.
 const PASSED_OVER_MAX: Duration = Duration::from_secs(30);
 
 /// All endpoints.

@@ -29,6 +29,9 @@ use crate::{
     resume::Backoff,
 };
 
+/// The longest pause between two streams: somebody is looking on.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
 const AFTER_HELP: &str = "\
 Nothing is acknowledged without --ack: the checkpoint stays, and the next stream of CLIENT_ID
 brings the same again. To look at what another subscriber receives, choose a CLIENT_ID of your
@@ -106,7 +109,7 @@ pub(super) async fn run(flags: Flags, output: &mut Output) -> Result<(), Failure
         request,
         acks: flags.ack,
         session_id: 0,
-        backoff: Backoff::new(seed()),
+        backoff: Backoff::new(BACKOFF_MAX, seed()),
         output,
     };
     loop {

@@ -96,6 +96,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// same jitter.
     pub fn new(record: Option<Record>, settings: Settings, seed: u64) -> Self {
         Self {
+            backoff: Backoff::new(settings.backoff_max, seed),
             settings,
             writes: Writes::new(record),
             ledger: Ledger::default(),
@@ -110,7 +111,6 @@ impl<E: Item, K: Item> Subscription<E, K> {
             phase: Phase::Idle,
             assembler: Assembler::new(None),
             attempt: Attempt::default(),
-            backoff: Backoff::new(seed),
             avoid_last_member: false,
             stalls: 0,
             commands: VecDeque::new(),
