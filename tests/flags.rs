@@ -3,6 +3,8 @@
 
 use std::{
     any::TypeId,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
@@ -10,7 +12,11 @@ use std::{
 };
 
 use clap::Arg;
-use watchmark::config::{self, Task};
+use watchmark::{
+    config::{self, Task},
+    resume::Settings,
+    upstream::EtcdConfig,
+};
 
 /// Runs `watchmark serve`, which must end by itself.
 fn serve(flags: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -50,7 +56,7 @@ fn parse(flags: &[&str]) -> Result<String, String> {
 fn flags_of_serve() -> impl Iterator<Item = Arg> {
     let grammar = config::grammar();
     let serve = grammar.find_subcommand("serve").unwrap().clone();
-    let flags: Vec<Arg> = serve.get_opts().cloned().collect();
+    let flags: Vec<Arg> = serve.get_arguments().cloned().collect();
     flags.into_iter()
 }
 
@@ -67,51 +73,185 @@ fn check(flag: &str, output: &Output) {
     assert!(output.stdout.is_empty());
 }
 
+/// Every flag has one, or a line in [`HAS_NO_BAD_VALUE`].
+const BAD_VALUES: &[&str] = &[
+    "--listen=nonsense",
+    "--listen=0.0.0.0:7379",
+    "--listen=192.0.2.1:7379",
+    "--listen=127.0.0.1",
+    "--listen=unix://relative.sock",
+    "--listen=unix:///nonexistent/directory/watchmark.sock",
+    "--insecure-listen=perhaps",
+    "--client-id-from-cert=perhaps",
+    "--max-connections=0",
+    "--max-connections-per-peer=0",
+    "--admin-listen=nonsense",
+    "--admin-listen=7380",
+    "--admin-listen=",
+    "--admin-listen=unix:///tmp/admin.sock",
+    "--idle-after=soon",
+    "--idle-after=0s",
+    "--idle-lag=10",
+    "--probe-interval=0s",
+    "--progress-interval=-1s",
+    "--stall-timeout=",
+    "--stall-timeout=18446744073709551615s",
+    "--idle-proof=certainly",
+    "--snapshot-page-bytes=8MB",
+    "--snapshot-page-bytes=0",
+    "--snapshot-page-bytes=99999999999GiB",
+    "--max-catchups=0",
+    "--max-subscriptions=many",
+    "--max-subscriptions=0",
+    "--on-corrupt-store=wipe",
+    "--drain-timeout=forever",
+    "--drain-timeout=18446744073709551615s",
+    "--log=watchmark=loud",
+    "--log=verbose",
+    "--log=watchmark[subscription]=debug",
+    "--log=watchmark=",
+    "--log==debug",
+    "--log=",
+    "--log-format=xml",
+    "--tls-cert-file=alone.pem",
+    "--tls-key-file=alone.key",
+    "--tls-client-ca-file=alone.pem",
+    "--data-dir=",
+    "--etcd-endpoints=ftp://127.0.0.1:2379",
+    "--etcd-user=root:hunter2",
+    "--etcd-password-file=",
+    "--etcd-ca-file=",
+    "--etcd-cert-file=",
+    "--etcd-key-file=",
+    "--default-prefix=",
+    "--no-such-flag=1",
+];
+
+/// Why not.
+const HAS_NO_BAD_VALUE: &[(&str, &str)] = &[("--allow-prefix", "any bytes are a prefix")];
+
 #[test]
 fn every_bad_value_is_refused_by_the_name_of_its_flag() {
-    for bad in [
-        "--listen=nonsense",
-        "--listen=0.0.0.0:7379",
-        "--listen=192.0.2.1:7379",
-        "--listen=127.0.0.1",
-        "--listen=unix://relative.sock",
-        "--listen=unix:///nonexistent/directory/watchmark.sock",
-        "--insecure-listen=perhaps",
-        "--client-id-from-cert=perhaps",
-        "--max-connections=0",
-        "--max-connections-per-peer=0",
-        "--admin-listen=nonsense",
-        "--admin-listen=7380",
-        "--admin-listen=",
-        "--admin-listen=unix:///tmp/admin.sock",
-        "--idle-after=soon",
-        "--idle-after=0s",
-        "--idle-lag=10",
-        "--probe-interval=0s",
-        "--progress-interval=-1s",
-        "--stall-timeout=",
-        "--stall-timeout=18446744073709551615s",
-        "--idle-proof=certainly",
-        "--snapshot-page-bytes=8MB",
-        "--snapshot-page-bytes=0",
-        "--snapshot-page-bytes=99999999999GiB",
-        "--max-catchups=0",
-        "--max-subscriptions=many",
-        "--max-subscriptions=0",
-        "--on-corrupt-store=wipe",
-        "--drain-timeout=forever",
-        "--drain-timeout=18446744073709551615s",
-        "--log=watchmark=loud",
-        "--log=verbose",
-        "--log=watchmark[subscription]=debug",
-        "--log=watchmark=",
-        "--log==debug",
-        "--log=",
-        "--log-format=xml",
-        "--no-such-flag=1",
-    ] {
+    for bad in BAD_VALUES {
         let flag = bad.split('=').next().unwrap();
         check(flag, &serve(&[bad], &[]));
+    }
+}
+
+#[test]
+fn every_flag_has_a_variable_and_a_value_that_is_refused() {
+    let has_no_bad_value: Vec<&str> = HAS_NO_BAD_VALUE.iter().map(|(flag, _)| *flag).collect();
+    for flag in flags_of_serve() {
+        let name = name(&flag);
+        let variable = name[2..].replace('-', "_").to_uppercase();
+        let variable = format!("WATCHMARK_{variable}");
+        assert_eq!(flag.get_env(), Some(OsStr::new(&variable)), "{name}");
+        let is_tried = BAD_VALUES
+            .iter()
+            .any(|bad| bad.starts_with(&format!("{name}=")));
+        let has_none = has_no_bad_value.contains(&&*name);
+        assert!(is_tried != has_none, "{name} wants a line in BAD_VALUES");
+    }
+}
+
+const TLS: &[&str] = &["--tls-cert-file=c", "--tls-key-file=k"];
+const CLIENT_TLS: &[&str] = &[
+    "--tls-cert-file=c",
+    "--tls-key-file=k",
+    "--tls-client-ca-file=a",
+];
+
+/// For every flag a value other than its default, and what must stand before it.
+const SAMPLES: &[(&str, &[&str])] = &[
+    ("--listen=127.0.0.1:1", &[]),
+    ("--tls-cert-file=other", TLS),
+    ("--tls-key-file=other", TLS),
+    ("--tls-client-ca-file=other", TLS),
+    ("--client-id-from-cert=true", CLIENT_TLS),
+    ("--insecure-listen=true", &["--listen=0.0.0.0:1"]),
+    ("--max-connections=7", &[]),
+    ("--max-connections-per-peer=7", &[]),
+    ("--admin-listen=off", &[]),
+    ("--data-dir=other", &[]),
+    ("--etcd-endpoints=http://other:1", &[]),
+    ("--etcd-user=other", &[]),
+    ("--etcd-password-file=other", &[]),
+    ("--etcd-ca-file=other", &[]),
+    ("--etcd-cert-file=other", &[]),
+    ("--etcd-key-file=other", &[]),
+    ("--default-prefix=other", &[]),
+    ("--allow-prefix=other", &[]),
+    ("--idle-after=7m", &[]),
+    ("--idle-lag=7s", &[]),
+    ("--probe-interval=7s", &[]),
+    ("--progress-interval=7s", &[]),
+    ("--stall-timeout=7s", &[]),
+    ("--idle-proof=delay", &[]),
+    ("--snapshot-page-bytes=7MiB", &[]),
+    ("--max-catchups=7", &[]),
+    ("--max-subscriptions=7", &[]),
+    ("--on-corrupt-store=quarantine", &[]),
+    ("--drain-timeout=7s", &[]),
+    ("--log=debug", &[]),
+    ("--log-format=json", &[]),
+];
+
+/// That what it changes is read, too, the compiler sees to: a field of `Config`
+/// that nobody reads is dead code.
+#[test]
+fn every_flag_changes_something() {
+    let flags: BTreeSet<String> = flags_of_serve().map(|flag| name(&flag)).collect();
+    let sampled = SAMPLES.iter().map(|(sample, _)| sample.split_once('='));
+    let sampled: BTreeSet<String> = sampled.map(|it| it.unwrap().0.to_owned()).collect();
+    assert_eq!(flags, sampled, "every flag wants a line in SAMPLES");
+    for (sample, before) in SAMPLES {
+        let without = parse(before);
+        let with = parse(&[*before, &[*sample]].concat());
+        assert!(with.is_ok(), "{sample}: {with:?}");
+        assert_ne!(with, without, "{sample} changes nothing");
+    }
+}
+
+#[test]
+fn the_readme_tells_of_every_flag_and_its_default() {
+    let readme = include_str!("../README.md");
+    let table = readme.split("\n## ").find(|it| it.starts_with("Flags\n"));
+    let mut told = BTreeMap::new();
+    for row in table.unwrap().lines().filter(|it| it.starts_with("| `--")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        for flag in cells[1].split(", ") {
+            told.insert(flag.trim_matches('`').to_owned(), cells[2]);
+        }
+    }
+    for flag in flags_of_serve() {
+        let name = name(&flag);
+        let cell = told.remove(&name);
+        let cell = cell.unwrap_or_else(|| panic!("README's table lacks {name}"));
+        match flag.get_default_values() {
+            [] => assert!(!cell.contains('`'), "{name} has no default: {cell}"),
+            [default] => assert_eq!(cell, format!("`{}`", default.to_str().unwrap()), "{name}"),
+            more => panic!("{name}: {more:?}"),
+        }
+    }
+    assert!(
+        told.is_empty(),
+        "README tells of flags that are none: {told:?}"
+    );
+}
+
+/// Tests, and whoever else uses these without flags, get what an operator gets.
+#[test]
+fn the_defaults_of_the_parts_are_those_of_the_flags() {
+    let config = parse(&[]).unwrap();
+    let etcd = EtcdConfig::default();
+    for part in [
+        format!("resume: {:?}", Settings::default()),
+        format!("endpoints: {:?}", etcd.endpoints),
+        format!("probe_interval: {:?}", etcd.probe_interval),
+        format!("snapshot_page_bytes: {:?}", etcd.snapshot_page_bytes),
+        format!("max_catchups: {:?}", etcd.max_catchups),
+    ] {
+        assert!(config.contains(&part), "{part} is not in {config}");
     }
 }
 

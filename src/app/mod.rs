@@ -32,7 +32,7 @@ pub use self::{
 };
 use crate::{
     admin::{self, AdminPort},
-    config::{AdminListen, Config, OnCorruptStore},
+    config::{AdminListen, Config, EtcdFlags, OnCorruptStore},
     grpc::{Api, EdgeRules, Health, Operators},
     logging::LogFilter,
     metrics::Metrics,
@@ -194,13 +194,22 @@ fn warn_of_open_doors(config: &Config) {
 
 /// Dials nobody yet.
 fn connect(config: &Config, origin: Instant, metrics: &Metrics) -> Result<Etcd, EtcdConfigError> {
+    // In full: so the compiler warns of a flag that goes nowhere.
+    let EtcdFlags {
+        endpoints,
+        user,
+        password_file,
+        ca_file,
+        cert_file,
+        key_file,
+    } = config.etcd.clone();
     Etcd::connect(EtcdConfig {
-        endpoints: config.etcd.endpoints.clone(),
-        user: config.etcd.user.clone(),
-        password_file: config.etcd.password_file.clone(),
-        ca_file: config.etcd.ca_file.clone(),
-        cert_file: config.etcd.cert_file.clone(),
-        key_file: config.etcd.key_file.clone(),
+        endpoints,
+        user,
+        password_file,
+        ca_file,
+        cert_file,
+        key_file,
         snapshot_page_bytes: config.snapshot_page_bytes,
         probe_interval: config.probe_interval,
         max_catchups: config.max_catchups,

@@ -33,41 +33,42 @@ pub enum Task {
     Operate(Box<cli::Operation>),
 }
 
-/// Everything that `serve` may be told, valid.
+/// Everything that `serve` may be told, valid. Not public but for what `main`
+/// needs: so the compiler warns of a flag that nobody reads.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `--listen`.
-    pub listen: Vec<Listen>,
+    pub(crate) listen: Vec<Listen>,
     /// `--tls-cert-file`, `--tls-key-file`, `--tls-client-ca-file`. `None`: plaintext.
-    pub tls: Option<TlsFiles>,
+    pub(crate) tls: Option<TlsFiles>,
     /// `--client-id-from-cert`.
-    pub client_id_from_cert: bool,
+    pub(crate) client_id_from_cert: bool,
     /// `--max-connections`, `--max-connections-per-peer`.
-    pub connections: ConnectionLimits,
+    pub(crate) connections: ConnectionLimits,
     /// `--admin-listen`.
-    pub admin_listen: AdminListen,
+    pub(crate) admin_listen: AdminListen,
     /// `--data-dir`.
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     /// How etcd is reached.
-    pub etcd: EtcdFlags,
+    pub(crate) etcd: EtcdFlags,
     /// `--default-prefix`.
-    pub default_range: Option<KeyRange>,
+    pub(crate) default_range: Option<KeyRange>,
     /// `--allow-prefix`.
-    pub allowed_ranges: Vec<KeyRange>,
+    pub(crate) allowed_ranges: Vec<KeyRange>,
     /// How a subscription behaves.
-    pub resume: Settings,
+    pub(crate) resume: Settings,
     /// `--probe-interval`.
-    pub probe_interval: Duration,
+    pub(crate) probe_interval: Duration,
     /// `--snapshot-page-bytes`.
-    pub snapshot_page_bytes: usize,
+    pub(crate) snapshot_page_bytes: usize,
     /// `--max-catchups`.
-    pub max_catchups: usize,
+    pub(crate) max_catchups: usize,
     /// `--max-subscriptions`.
-    pub max_subscriptions: usize,
+    pub(crate) max_subscriptions: usize,
     /// `--on-corrupt-store`.
-    pub on_corrupt_store: OnCorruptStore,
+    pub(crate) on_corrupt_store: OnCorruptStore,
     /// `--drain-timeout`.
-    pub drain_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
     /// `--log`.
     pub log: String,
     /// `--log-format`.

@@ -13,11 +13,11 @@ use super::{
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsFiles {
     /// `--tls-cert-file`: our certificate and those between it and its authority, PEM.
-    pub cert: PathBuf,
+    pub(crate) cert: PathBuf,
     /// `--tls-key-file`, PEM.
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
     /// `--tls-client-ca-file`, PEM. `None`: clients need no certificate.
-    pub client_ca: Option<PathBuf>,
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 /// How many connections there may be.
