@@ -22,7 +22,7 @@
 //! | [`metrics`] | every metric there is; all but `resume` may count | nothing of ours |
 //! | [`logging`] | the log, and its filter | `config` |
 //! | [`cli`] | the operator's commands, on the API alone | `resume`, `proto` |
-//! | [`config`] | flags and environment, checked | `resume`, `cli` |
+//! | [`config`] | flags and environment, checked | `resume`, `store`, `cli` |
 //! | [`app`] | puts it together; starts and stops it | all |
 //!
 //! **The way of an event.** etcd's bytes arrive on the watch's own stream, and

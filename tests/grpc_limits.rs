@@ -59,7 +59,7 @@ async fn an_ack_that_the_disk_never_answers_is_told_so_and_may_still_be_durable(
     watch.say_put(11, 10).await;
     assert_eq!(next_events(&mut stream).await, 11);
 
-    fixture.store.hold_puts();
+    fixture.store.memory.hold();
     let request = AckRequest {
         client_id: "orders".to_owned(),
         revision: 11,
@@ -69,7 +69,10 @@ async fn an_ack_that_the_disk_never_answers_is_told_so_and_may_still_be_durable(
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.ack(request).await }
     });
-    until("the disk is asked", || fixture.store.held_puts() == 1).await;
+    until("the disk is asked", || {
+        fixture.store.memory.held_count() == 1
+    })
+    .await;
     assert!(!asking.is_finished());
     pass(Duration::from_secs(20)).await;
     let status = soon("an answer", asking).await.unwrap().unwrap_err();
@@ -82,7 +85,7 @@ async fn an_ack_that_the_disk_never_answers_is_told_so_and_may_still_be_durable(
     watch.say_put(12, 10).await;
     assert_eq!(next_events(&mut stream).await, 12);
     assert_eq!(fixture.store.checkpoint("orders"), Some(10));
-    fixture.store.release_puts().await;
+    fixture.store.memory.release();
     let again = soon("an answer", client.ack(request)).await.unwrap();
     assert_eq!(again.into_inner().checkpoint, 11);
     assert_eq!(fixture.store.checkpoint("orders"), Some(11));

@@ -341,7 +341,7 @@ async fn a_name_that_begins_anew_after_its_deletion_keeps_its_place() {
     let fixture = Fixture::new(1);
     fixture.store.insert("a", Record::new(selection())).await;
     let _stream = fixture.subscribe("a", request()).await;
-    fixture.store.hold_puts();
+    fixture.store.memory.hold_puts();
     let client = client_id("a");
     let (deleted, _stream) = tokio::join!(
         fixture.registry.delete(&client),
@@ -349,7 +349,7 @@ async fn a_name_that_begins_anew_after_its_deletion_keeps_its_place() {
     );
     assert!(deleted.is_ok());
     until("it is stored again, nearly", || {
-        fixture.store.held_puts() == 1
+        fixture.store.memory.held_count() == 1
     })
     .await;
     let client = client_id("b");

@@ -32,12 +32,12 @@ pub use self::{
 };
 use crate::{
     admin::{self, AdminPort},
-    config::{AdminListen, Config, EtcdFlags, OnCorruptStore},
+    config::{AdminListen, Config, EtcdFlags},
     grpc::{Api, EdgeRules, Health, Operators},
     logging::LogFilter,
     metrics::Metrics,
     session::{Registry, RegistrySettings},
-    store::{self, CheckpointStore, DiskStore, StoreError},
+    store::{self, Opened},
     survey::{self, Certificate, Readiness, Surveyor},
     upstream::{Etcd, EtcdConfig, EtcdConfigError, Upstream},
 };
@@ -131,9 +131,8 @@ pub async fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
         .await
         .map_err(|error| RunError::Config(error.to_string()))?;
     let admin_port = bind_admin_port(config.admin_listen).await?;
-    let store =
-        open_store(config, &metrics).map_err(|error| RunError::OpenStore(error.to_string()))?;
-    let quarantined = store.quarantined().map(|path| path.display().to_string());
+    let opened = store::open(&config.store, metrics.store.clone())
+        .map_err(|error| RunError::OpenStore(error.to_string()))?;
     warn_of_open_doors(config);
     let mut background = JoinSet::new();
     if let Some(reloader) = reloader {
@@ -144,8 +143,7 @@ pub async fn run(config: &Config, log: LogFilter) -> Result<(), RunError> {
         rules,
         connections,
         admin_port,
-        store: Arc::new(store),
-        quarantined,
+        opened,
         upstream: Arc::new(etcd),
         signals,
         origin,
@@ -218,22 +216,13 @@ fn connect(config: &Config, origin: Instant, metrics: &Metrics) -> Result<Etcd, 
     })
 }
 
-fn open_store(config: &Config, metrics: &Metrics) -> Result<DiskStore, StoreError> {
-    let on_corrupt = match config.on_corrupt_store {
-        OnCorruptStore::Fail => store::OnCorruptStore::Fail,
-        OnCorruptStore::Quarantine => store::OnCorruptStore::Quarantine,
-    };
-    DiskStore::open_measured(&config.data_dir, on_corrupt, metrics.store.clone())
-}
-
 /// What is there before anybody is let in.
 struct Parts {
     tls_status: Option<watch::Receiver<TlsStatus>>,
     rules: EdgeRules,
     connections: Connections,
     admin_port: Option<AdminPort>,
-    store: Arc<dyn CheckpointStore>,
-    quarantined: Option<String>,
+    opened: Opened,
     upstream: Arc<dyn Upstream>,
     signals: StopSignals,
     origin: Instant,
@@ -248,8 +237,7 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
         rules,
         connections,
         admin_port,
-        store,
-        quarantined,
+        opened: Opened { store, quarantined },
         upstream,
         mut signals,
         origin,
@@ -273,7 +261,7 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
         upstream,
         store,
         certificates: Arc::new(move || certificates(tls_status.as_ref())),
-        quarantined,
+        quarantined: quarantined.map(|path| path.display().to_string()),
         subscriptions_max: config.max_subscriptions,
     }));
     let operators = Operators {

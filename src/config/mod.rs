@@ -9,7 +9,7 @@ mod serve;
 mod transport;
 mod values;
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
@@ -17,11 +17,12 @@ use self::serve::ServeFlags;
 pub use self::{
     serve::EtcdFlags,
     transport::{ConnectionLimits, TlsFiles},
-    values::{AdminListen, Listen, LogFormat, OnCorruptStore, parse_log_filter},
+    values::{AdminListen, Listen, LogFormat, parse_log_filter},
 };
 use crate::{
     cli,
     resume::{KeyRange, Settings},
+    store::StoreConfig,
 };
 
 /// What the program was asked to do.
@@ -47,8 +48,8 @@ pub struct Config {
     pub(crate) connections: ConnectionLimits,
     /// `--admin-listen`.
     pub(crate) admin_listen: AdminListen,
-    /// `--data-dir`.
-    pub(crate) data_dir: PathBuf,
+    /// Where checkpoints are kept.
+    pub(crate) store: StoreConfig,
     /// How etcd is reached.
     pub(crate) etcd: EtcdFlags,
     /// `--default-prefix`.
@@ -65,8 +66,6 @@ pub struct Config {
     pub(crate) max_catchups: usize,
     /// `--max-subscriptions`.
     pub(crate) max_subscriptions: usize,
-    /// `--on-corrupt-store`.
-    pub(crate) on_corrupt_store: OnCorruptStore,
     /// `--drain-timeout`.
     pub(crate) drain_timeout: Duration,
     /// `--log`.

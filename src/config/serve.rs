@@ -7,9 +7,12 @@ use clap::{ArgMatches, Args, parser::ValueSource};
 use super::{
     Config, refuse,
     transport::TransportFlags,
-    values::{self, AdminListen, IdleProofFlag, Listen, LogFormat, OnCorruptStore},
+    values::{self, AdminListen, IdleProofFlag, Listen, LogFormat},
 };
-use crate::resume::{IdleProof, KeyRange, Settings};
+use crate::{
+    resume::{IdleProof, KeyRange, Settings},
+    store::{OnCorruptStore, StoreConfig},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeFlags {
@@ -61,28 +64,53 @@ pub(super) struct ServeFlags {
     allow_prefix: Vec<String>,
 
     /// Silence after which a position may be assumed (x)
-    #[arg(long, env = "WATCHMARK_IDLE_AFTER", value_name = "DURATION", value_parser = values::interval,
-          default_value = "600s")]
+    #[arg(
+        long,
+        env = "WATCHMARK_IDLE_AFTER",
+        value_name = "DURATION",
+        value_parser = values::interval,
+        default_value = "600s"
+    )]
     idle_after: Duration,
 
     /// How old the sample of etcd's revision must be that is assumed (y), below --idle-after
-    #[arg(long, env = "WATCHMARK_IDLE_LAG", value_name = "DURATION", value_parser = values::interval,
-          default_value = "60s")]
+    #[arg(
+        long,
+        env = "WATCHMARK_IDLE_LAG",
+        value_name = "DURATION",
+        value_parser = values::interval,
+        default_value = "60s"
+    )]
     idle_lag: Duration,
 
     /// How often etcd's revision is sampled
-    #[arg(long, env = "WATCHMARK_PROBE_INTERVAL", value_name = "DURATION", value_parser = values::interval,
-          default_value = "20s")]
+    #[arg(
+        long,
+        env = "WATCHMARK_PROBE_INTERVAL",
+        value_name = "DURATION",
+        value_parser = values::interval,
+        default_value = "20s"
+    )]
     probe_interval: Duration,
 
     /// Silence after which etcd is asked for progress, and the subscriber told
-    #[arg(long, env = "WATCHMARK_PROGRESS_INTERVAL", value_name = "DURATION",
-          value_parser = values::interval, default_value = "10s")]
+    #[arg(
+        long,
+        env = "WATCHMARK_PROGRESS_INTERVAL",
+        value_name = "DURATION",
+        value_parser = values::interval,
+        default_value = "10s"
+    )]
     progress_interval: Duration,
 
     /// How long a silent watch may leave that unanswered before it is reopened
-    #[arg(long, env = "WATCHMARK_STALL_TIMEOUT", value_name = "DURATION", value_parser = values::interval,
-          default_value = "30s")]
+    #[arg(
+        long,
+        env = "WATCHMARK_STALL_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = values::interval,
+        default_value = "30s"
+    )]
     stall_timeout: Duration,
 
     /// Which evidence may move a position without events
@@ -90,8 +118,13 @@ pub(super) struct ServeFlags {
     idle_proof: IdleProofFlag,
 
     /// What the pages of a snapshot grow towards: etcd holds one whole, watchmark does not
-    #[arg(long, env = "WATCHMARK_SNAPSHOT_PAGE_BYTES", value_name = "SIZE", value_parser = values::size,
-          default_value = "32MiB")]
+    #[arg(
+        long,
+        env = "WATCHMARK_SNAPSHOT_PAGE_BYTES",
+        value_name = "SIZE",
+        value_parser = values::size,
+        default_value = "32MiB"
+    )]
     snapshot_page_bytes: NonZeroUsize,
 
     /// How many watches may read deep history, and how many pages of snapshots be large, at a time
@@ -122,13 +155,23 @@ pub(super) struct ServeFlags {
     on_corrupt_store: OnCorruptStore,
 
     /// How long acks are taken after SIGTERM
-    #[arg(long, env = "WATCHMARK_DRAIN_TIMEOUT", value_name = "DURATION",
-          value_parser = values::duration, default_value = "10s")]
+    #[arg(
+        long,
+        env = "WATCHMARK_DRAIN_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = values::duration,
+        default_value = "10s"
+    )]
     drain_timeout: Duration,
 
     /// What to log: a level, or directives like watchmark=debug,h2=warn
-    #[arg(long, env = "WATCHMARK_LOG", value_name = "FILTER", value_parser = values::log_filter,
-          default_value = "info")]
+    #[arg(
+        long,
+        env = "WATCHMARK_LOG",
+        value_name = "FILTER",
+        value_parser = values::log_filter,
+        default_value = "info"
+    )]
     log: String,
 
     /// How log lines look
@@ -228,7 +271,10 @@ impl ServeFlags {
             client_id_from_cert: transport.client_id_from_cert,
             connections: transport.connections,
             admin_listen: self.admin_listen,
-            data_dir: self.data_dir,
+            store: StoreConfig {
+                data_dir: self.data_dir,
+                on_corrupt: self.on_corrupt_store,
+            },
             etcd: self.etcd,
             default_range: self.default_prefix.map(prefix),
             allowed_ranges: self.allow_prefix.into_iter().map(prefix).collect(),
@@ -248,7 +294,6 @@ impl ServeFlags {
             snapshot_page_bytes: self.snapshot_page_bytes.get(),
             max_catchups: self.max_catchups.get(),
             max_subscriptions: self.max_subscriptions.get(),
-            on_corrupt_store: self.on_corrupt_store,
             drain_timeout: self.drain_timeout,
             log: self.log,
             log_format: self.log_format,

@@ -64,13 +64,29 @@ pub(super) struct TransportFlags {
 
     /// A client_id belongs to the application whose certificate names it, as a DNS name or URI in its subject
     /// alternative names: the client_id is that name, or that name, a colon and a suffix of the application's choice
-    #[arg(long, env = "WATCHMARK_CLIENT_ID_FROM_CERT", value_name = "BOOL", value_parser = values::switch,
-          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "WATCHMARK_CLIENT_ID_FROM_CERT",
+        value_name = "BOOL",
+        value_parser = values::switch,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
     client_id_from_cert: bool,
 
     /// Listen in plaintext also where others than this machine can connect
-    #[arg(long, env = "WATCHMARK_INSECURE_LISTEN", value_name = "BOOL", value_parser = values::switch,
-          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "WATCHMARK_INSECURE_LISTEN",
+        value_name = "BOOL",
+        value_parser = values::switch,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true"
+    )]
     insecure_listen: bool,
 
     /// How many connections there may be

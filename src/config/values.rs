@@ -36,15 +36,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// What to do with a store that is corrupt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum OnCorruptStore {
-    /// Exit, and leave it as it is.
-    Fail,
-    /// Move it aside and start empty: every subscriber resyncs.
-    Quarantine,
-}
-
+/// [`IdleProof`](crate::resume::IdleProof), which knows nothing of flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(super) enum IdleProofFlag {
     /// By the etcd server's version.

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    CheckpointStore, Committed, StoreError,
+    CheckpointStore, Committed, OnCorruptStore, StoreError,
     committer::{Committer, Job, QUEUED_CHANGES_MAX, Shared},
     directory::{Directory, DiskSync, Fault, FdataSync},
     opening, record,
@@ -25,18 +25,6 @@ use crate::{
     metrics,
     resume::{ClientId, Record},
 };
-
-/// What to do with a store that is damaged or older than what was answered.
-/// Never applied to one that is locked, unreadable or of a newer format.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
-pub enum OnCorruptStore {
-    /// Refuse to start; change nothing.
-    #[default]
-    Fail,
-    /// Move it aside, with a timestamp, and start with an empty one: every
-    /// subscription begins again with a snapshot.
-    Quarantine,
-}
 
 /// Checkpoints on disk. Dropping it writes what is queued, waits for that, and
 /// gives the directory back.

@@ -1,5 +1,6 @@
-//! Where checkpoints live: one [`Record`] per subscription, on disk before
-//! anyone is told so.
+//! Where checkpoints live: one [`Record`] per subscription, durable before
+//! anyone is told so. What every store promises is [`CheckpointStore`]'s; there
+//! is one, on disk:
 //!
 //! ```text
 //! put --bounded queue--> committer thread --group--> sled, fdatasync --> witness, fdatasync --> answer
@@ -18,14 +19,16 @@
 //! | `directory` | lock, layout, quarantine |
 //! | `opening` | how these make a store that can be trusted |
 //! | `committer` | the one thread that writes |
-//! | `disk`, `memory` | the two [`CheckpointStore`]s |
+//! | `disk` | all that, as a [`CheckpointStore`] |
+//!
+//! Another store is a file of its own, a line in [`open`], what [`StoreConfig`]
+//! then says of it, and its flag in `config::serve`.
 
 #[cfg(any(test, fuzzing))]
 pub mod any_bytes;
 mod committer;
 mod directory;
 mod disk;
-mod memory;
 mod opening;
 mod record;
 mod rows;
@@ -34,18 +37,71 @@ mod witness;
 
 pub use self::{
     directory::{DiskSync, FdataSync},
-    disk::{DiskStore, OnCorruptStore},
-    memory::MemoryStore,
+    disk::DiskStore,
     record::InvalidRecord,
 };
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::resume::{ClientId, Record};
+use crate::{
+    metrics,
+    resume::{ClientId, Record},
+};
 
-/// Resolves once a change is on disk, so that no crash or power cut takes it
+/// Which store, and how it is opened. The types of its flags are here too, so
+/// that a store knows its flags, and `config::serve` alone spells them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreConfig {
+    /// `--data-dir`.
+    pub data_dir: PathBuf,
+    /// `--on-corrupt-store`.
+    pub on_corrupt: OnCorruptStore,
+}
+
+/// What to do with a store that is damaged or older than what was answered.
+/// Never applied to one that is locked, unreadable or of a newer format.
+// What its values do is also their help on the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum OnCorruptStore {
+    /// Exit, and leave it as it is.
+    #[default]
+    Fail,
+    /// Move it aside and start empty: every subscriber resyncs.
+    Quarantine,
+}
+
+/// A store that can be trusted.
+pub struct Opened {
+    /// The store.
+    pub store: Arc<dyn CheckpointStore>,
+    /// Where a corrupt one was moved to.
+    pub quarantined: Option<PathBuf>,
+}
+
+/// Opens the store that `config` says; `metrics` is what is counted. Blocks.
+///
+/// # Errors
+/// Why there is none. Nothing was overwritten.
+pub fn open(config: &StoreConfig, metrics: metrics::Store) -> Result<Opened, StoreError> {
+    // In full: so the compiler warns of a flag that goes nowhere.
+    let StoreConfig {
+        data_dir,
+        on_corrupt,
+    } = config;
+    let store = DiskStore::open_measured(data_dir, *on_corrupt, metrics)?;
+    Ok(Opened {
+        quarantined: store.quarantined().map(Path::to_owned),
+        store: Arc::new(store),
+    })
+}
+
+/// Resolves once a change is durable, so that no crash or power cut takes it
 /// back, or once that has failed. A store that was closed meanwhile drops the
 /// sender; the change may or may not be there then.
 pub type Committed = oneshot::Receiver<Result<(), StoreError>>;
@@ -53,28 +109,31 @@ pub type Committed = oneshot::Receiver<Result<(), StoreError>>;
 /// After how long a change that met [`StoreError::Unavailable`] is worth repeating.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Where the store is, as an operator says it: every message names it.
+const FLAG: &str = "--data-dir";
+
 /// Why the store cannot do what it is asked.
 ///
-/// Retry `Unavailable`: the store heals itself as soon as the disk lets it.
+/// Retry `Unavailable`: the store heals itself as soon as what it writes to lets it.
 /// Give up on everything else: it needs a person, and nothing was overwritten.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The disk takes no writes at present (it is full, or failing), or too
+    /// No writes are taken at present (a disk is full, or failing), or too
     /// many are waiting. The change may or may not be there after a restart.
     #[error(
-        "checkpoint store in {path} (--data-dir) cannot write: {cause}; make room there, \
+        "checkpoint store in {path} ({FLAG}) cannot write: {cause}; make room there, \
          it is retried until it works"
     )]
     Unavailable {
         /// Where the store is.
         path: String,
-        /// What the disk said.
+        /// What was said, such as by the disk.
         cause: String,
     },
     /// Another process has the store open.
     #[error(
-        "checkpoint store in {path} (--data-dir) is in use by another process: \
-         stop that one, or give this one a --data-dir of its own"
+        "checkpoint store in {path} ({FLAG}) is in use by another process: \
+         stop that one, or give this one a {FLAG} of its own"
     )]
     Locked {
         /// Where the store is.
@@ -82,7 +141,7 @@ pub enum StoreError {
     },
     /// The operating system refuses to open or read it.
     #[error(
-        "cannot open {path} of the checkpoint store (--data-dir): {cause}; \
+        "cannot open {path} of the checkpoint store ({FLAG}): {cause}; \
          check that the path, its owner and its permissions are right"
     )]
     Unreadable {
@@ -93,7 +152,7 @@ pub enum StoreError {
     },
     /// The content is damaged, or older than what was answered.
     #[error(
-        "checkpoint store in {path} (--data-dir) is corrupt: {cause}; restore it, \
+        "checkpoint store in {path} ({FLAG}) is corrupt: {cause}; restore it, \
          or start with --on-corrupt-store=quarantine, which moves it aside so that every \
          subscription begins again with a snapshot"
     )]
@@ -105,8 +164,8 @@ pub enum StoreError {
     },
     /// A newer watchmark wrote it.
     #[error(
-        "checkpoint store in {path} (--data-dir) has format {found}, this watchmark reads up \
-         to {known}: run the newer one, or give this one a --data-dir of its own"
+        "checkpoint store in {path} ({FLAG}) has format {found}, this watchmark reads up \
+         to {known}: run the newer one, or give this one a {FLAG} of its own"
     )]
     NewerFormat {
         /// Where the store is.
@@ -133,24 +192,32 @@ impl StoreError {
     }
 }
 
+/// Checks what every store does before it takes a record.
+///
+/// # Errors
+/// What is impossible about it, for [`StoreError::Refused`].
+pub fn check(record: &Record) -> Result<(), InvalidRecord> {
+    record::check(record)
+}
+
 /// Keeps one record per subscription. Cheap to call from async code: nothing
-/// here waits for the disk but the answers of `put` and `remove`.
+/// here waits for what makes a change durable but the answers of `put` and
+/// `remove`, and nothing else takes longer than looking into memory.
 pub trait CheckpointStore: Send + Sync + 'static {
     /// The record of one subscription as last made durable, or `None`. Serves
     /// while the store cannot write, too. A change whose answer is still
     /// awaited does not show yet.
     ///
     /// # Errors
-    /// Where reading takes more than memory, what the disk said.
+    /// Why it cannot be read. One whose records are all in memory has none.
     fn load(&self, client_id: &ClientId) -> Result<Option<Record>, StoreError>;
 
     /// Every durable subscription, ordered by client_id.
     fn client_ids(&self) -> Vec<ClientId>;
 
-    /// How many there are.
-    fn count(&self) -> usize {
-        self.client_ids().len()
-    }
+    /// How many there are. Asked for at every subscription: without a copy of
+    /// all client_ids.
+    fn count(&self) -> usize;
 
     /// Stores a record. Changes of one client_id become durable in the order
     /// made; a later one's answer implies the earlier ones. Dropping the

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod memory;
+
 use std::{
     sync::{
         Arc, Mutex,
@@ -13,7 +15,7 @@ use std::{
 
 use futures_util::StreamExt;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 use watchmark::{
@@ -24,9 +26,11 @@ use watchmark::{
         Revision, Selection, SessionRequest, Settings, Start, WatchOpened, input::Upstream as Said,
     },
     session::{Message, Receiver, Registry, RegistrySettings},
-    store::{CheckpointStore, Committed, MemoryStore, StoreError},
+    store::{CheckpointStore, Committed, StoreError},
     upstream::{GuardAnswer, Upstream, UpstreamEvents, Watch, WatchSpec},
 };
+
+use self::memory::MemoryStore;
 
 /// No test waits longer for anything.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
@@ -58,34 +62,12 @@ pub(crate) struct FakeStore {
     pub(crate) memory: MemoryStore,
     pub(crate) loads: AtomicUsize,
     panics_on_put: AtomicBool,
-    /// Writes that do not come to an end.
-    held: Mutex<Option<Vec<Held>>>,
 }
-
-type Held = (ClientId, Record, oneshot::Sender<Result<(), StoreError>>);
 
 impl FakeStore {
     /// The next write panics in the task that asks for it.
     pub(crate) fn panic_on_next_put(&self) {
         self.panics_on_put.store(true, Ordering::Relaxed);
-    }
-
-    /// From now on the disk does not answer.
-    pub(crate) fn hold_puts(&self) {
-        self.held.lock().unwrap().get_or_insert_default();
-    }
-
-    pub(crate) fn held_puts(&self) -> usize {
-        self.held.lock().unwrap().as_ref().map_or(0, Vec::len)
-    }
-
-    /// The disk answers again.
-    pub(crate) async fn release_puts(&self) {
-        let held = self.held.lock().unwrap().take();
-        for (client_id, record, committed) in held.into_iter().flatten() {
-            let outcome = self.memory.put(&client_id, record).await.unwrap();
-            let _ = committed.send(outcome);
-        }
     }
 
     pub(crate) fn checkpoint(&self, name: &str) -> Option<i64> {
@@ -109,14 +91,13 @@ impl CheckpointStore for FakeStore {
         self.memory.client_ids()
     }
 
+    fn count(&self) -> usize {
+        self.memory.count()
+    }
+
     fn put(&self, client_id: &ClientId, record: Record) -> Committed {
         let panics = self.panics_on_put.swap(false, Ordering::Relaxed);
         assert!(!panics, "a bug, as the test ordered");
-        if let Some(held) = &mut *self.held.lock().unwrap() {
-            let (committed, answer) = oneshot::channel();
-            held.push((client_id.clone(), record, committed));
-            return answer;
-        }
         self.memory.put(client_id, record)
     }
 

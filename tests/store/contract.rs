@@ -2,10 +2,13 @@
 
 use watchmark::{
     resume::{ClientId, KeyRange, Proof, Record, Revision, Selection},
-    store::{CheckpointStore, DiskStore, InvalidRecord, MemoryStore, StoreError},
+    store::{CheckpointStore, DiskStore, InvalidRecord, StoreError},
 };
 
-use crate::support::{contents, files, id, open, record, wait};
+use crate::{
+    memory::MemoryStore,
+    support::{contents, files, id, open, record, wait},
+};
 
 fn each_store(check: impl Fn(&dyn CheckpointStore)) {
     check(&MemoryStore::new());

@@ -12,6 +12,9 @@ mod crash;
 mod damage;
 mod full_disk;
 mod hung_disk;
+#[path = "../fake/memory.rs"]
+#[allow(dead_code, reason = "each test file uses its part")]
+mod memory;
 #[path = "../support/mount.rs"]
 mod mount;
 mod ordering;

@@ -36,7 +36,9 @@ pub(crate) struct Watchmark {
 }
 
 impl Watchmark {
-    /// Starts one on all members of `etcd`, and waits until it listens.
+    /// Starts one on all members of `etcd`, and waits until it can be connected
+    /// to. That is before it opened its store: a call waits for that, and it
+    /// may still end instead, with exit code 3.
     pub(crate) async fn start(etcd: &Etcd, extra: &[&str]) -> Self {
         Self::start_on(&etcd.endpoints(), extra).await
     }

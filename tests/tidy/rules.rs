@@ -28,7 +28,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &["survey", "session", "resume", "metrics", "logging", "grpc"],
     ),
     ("cli", &["resume", "proto"]),
-    ("config", &["resume", "cli"]),
+    ("config", &["resume", "store", "cli"]),
     ("logging", &["config"]),
     ("app", EVERYTHING),
     ("lib", EVERYTHING),

@@ -115,6 +115,10 @@ impl CheckpointStore for SimStore {
         self.lock().durable.keys().cloned().collect()
     }
 
+    fn count(&self) -> usize {
+        self.lock().durable.len()
+    }
+
     fn put(&self, client_id: &ClientId, record: Record) -> Committed {
         let mut inner = self.lock();
         let panics = std::mem::take(&mut inner.panics_on_put);

@@ -1,5 +1,5 @@
-//! A store that forgets, for tests: the same contract as on disk, and writes
-//! that can be held back or made to fail.
+//! A store that forgets: the same contract as on disk (`tests/store/contract.rs`
+//! holds both to it), and writes that can be held back or made to fail.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,12 +8,14 @@ use std::{
 
 use tokio::sync::{oneshot, watch};
 
-use super::{CheckpointStore, Committed, StoreError, record};
-use crate::resume::{ClientId, Record};
+use watchmark::{
+    resume::{ClientId, Record},
+    store::{self, CheckpointStore, Committed, StoreError},
+};
 
 /// Checkpoints in memory.
 #[derive(Debug)]
-pub struct MemoryStore {
+pub(crate) struct MemoryStore {
     inner: Mutex<Inner>,
     ready: watch::Sender<bool>,
 }
@@ -22,8 +24,17 @@ pub struct MemoryStore {
 struct Inner {
     records_by_client_id: BTreeMap<ClientId, Record>,
     held: VecDeque<Held>,
-    is_holding: bool,
+    holds: Holds,
     failure: Option<StoreError>,
+}
+
+/// Which changes are held back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Holds {
+    #[default]
+    None,
+    Puts,
+    All,
 }
 
 #[derive(Debug)]
@@ -41,7 +52,7 @@ impl Default for MemoryStore {
 
 impl MemoryStore {
     /// An empty store that takes writes.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             inner: Mutex::default(),
             ready: watch::Sender::new(true),
@@ -49,19 +60,24 @@ impl MemoryStore {
     }
 
     /// Answers no change until [`MemoryStore::release`] or [`MemoryStore::release_one`].
-    pub fn hold(&self) {
-        self.lock().is_holding = true;
+    pub(crate) fn hold(&self) {
+        self.lock().holds = Holds::All;
+    }
+
+    /// As [`MemoryStore::hold`], but removals go through.
+    pub(crate) fn hold_puts(&self) {
+        self.lock().holds = Holds::Puts;
     }
 
     /// Makes what was held back durable, in order, and holds nothing back any more.
-    pub fn release(&self) {
-        self.lock().is_holding = false;
+    pub(crate) fn release(&self) {
+        self.lock().holds = Holds::None;
         while self.release_one() {}
     }
 
     /// Makes the oldest change that was held back durable, or fails it if the
     /// store fails; says whether there was one.
-    pub fn release_one(&self) -> bool {
+    pub(crate) fn release_one(&self) -> bool {
         let mut inner = self.lock();
         let Some(held) = inner.held.pop_front() else {
             return false;
@@ -71,13 +87,13 @@ impl MemoryStore {
     }
 
     /// How many changes are being held back.
-    pub fn held_count(&self) -> usize {
+    pub(crate) fn held_count(&self) -> usize {
         self.lock().held.len()
     }
 
     /// Fails what is held back and every change from now on with
     /// [`StoreError::Unavailable`]; not ready. Reads go on.
-    pub fn fail(&self, cause: &str) {
+    pub(crate) fn fail(&self, cause: &str) {
         let mut inner = self.lock();
         inner.failure = Some(StoreError::Unavailable {
             path: "memory".to_owned(),
@@ -90,7 +106,7 @@ impl MemoryStore {
     }
 
     /// Takes writes again.
-    pub fn recover(&self) {
+    pub(crate) fn recover(&self) {
         self.lock().failure = None;
         self.ready.send_replace(true);
     }
@@ -107,7 +123,12 @@ impl MemoryStore {
             done,
         };
         let mut inner = self.lock();
-        if inner.is_holding && inner.failure.is_none() {
+        let is_held = match inner.holds {
+            Holds::None => false,
+            Holds::Puts => job.write.is_some(),
+            Holds::All => true,
+        };
+        if is_held && inner.failure.is_none() {
             inner.held.push_back(job);
         } else {
             inner.apply(job);
@@ -125,7 +146,7 @@ impl Inner {
         } = job;
         let answer = match (&self.failure, write) {
             (Some(failure), _) => Err(failure.clone()),
-            (None, Some(record)) => match record::check(&record) {
+            (None, Some(record)) => match store::check(&record) {
                 Ok(()) => {
                     self.records_by_client_id.insert(client_id, record);
                     Ok(())
@@ -149,6 +170,10 @@ impl CheckpointStore for MemoryStore {
 
     fn client_ids(&self) -> Vec<ClientId> {
         self.lock().records_by_client_id.keys().cloned().collect()
+    }
+
+    fn count(&self) -> usize {
+        self.lock().records_by_client_id.len()
     }
 
     fn put(&self, client_id: &ClientId, record: Record) -> Committed {
