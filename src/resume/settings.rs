@@ -1,6 +1,6 @@
 //! What may differ from one watchmark to the next. Owns the times and choices
 //! that a flag sets, or could set; refuses none, which is for whoever reads
-//! flags: below a year nothing here overflows. Invariant: the defaults are
+//! flags: up to a year nothing overflows. Invariant: the defaults are
 //! those of the flags (`tests/flags.rs` compares them).
 //!
 //! A time that follows from how etcd or a subscriber behaves is a constant

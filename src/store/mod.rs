@@ -109,7 +109,7 @@ pub type Committed = oneshot::Receiver<Result<(), StoreError>>;
 /// After how long a change that met [`StoreError::Unavailable`] is worth repeating.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Where the store is, as an operator says it: every message names it.
+/// Where the store is, as an operator says it.
 const FLAG: &str = "--data-dir";
 
 /// Why the store cannot do what it is asked.
@@ -127,7 +127,7 @@ pub enum StoreError {
     Unavailable {
         /// Where the store is.
         path: String,
-        /// What was said, such as by the disk.
+        /// What stands in the way, as the disk says it.
         cause: String,
     },
     /// Another process has the store open.
@@ -192,7 +192,7 @@ impl StoreError {
     }
 }
 
-/// Checks what every store does before it takes a record.
+/// What every store checks before it takes a record.
 ///
 /// # Errors
 /// What is impossible about it, for [`StoreError::Refused`].

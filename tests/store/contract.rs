@@ -24,6 +24,7 @@ fn what_was_put_is_loaded_and_listed_in_order() {
             wait(store.put(&id(number), record(7))).unwrap();
         }
         assert_eq!(store.client_ids(), [id(1), id(2), id(3)]);
+        assert_eq!(store.count(), 3);
         assert_eq!(store.load(&id(2)), Ok(Some(record(7))));
         assert!(store.is_ready());
     });
