@@ -244,16 +244,10 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
         metrics,
         log,
     } = parts;
-    let settings = RegistrySettings {
-        resume: config.resume.clone(),
-        subscriptions_max: config.max_subscriptions,
-        origin,
-        seed: RandomState::new().hash_one(0),
-    };
     let registry = Arc::new(Registry::measured(
         Arc::clone(&upstream),
         Arc::clone(&store),
-        settings,
+        registry_settings(config, origin),
         metrics.sessions.clone(),
     ));
     let surveyor = Arc::new(Surveyor::new(survey::Sources {
@@ -318,6 +312,15 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
     // Clients that do not hang up are cut off.
     let _ = tokio::time::timeout(FLUSH_TIMEOUT, server).await;
     Ok(())
+}
+
+fn registry_settings(config: &Config, origin: Instant) -> RegistrySettings {
+    RegistrySettings {
+        resume: config.resume.clone(),
+        subscriptions_max: config.max_subscriptions,
+        origin,
+        seed: RandomState::new().hash_one(0),
+    }
 }
 
 async fn no_client_is_left(open: &mut watch::Receiver<usize>) {
