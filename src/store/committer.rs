@@ -19,7 +19,8 @@ use tracing::{error, info};
 
 use super::{
     StoreError,
-    directory::{Directory, DiskSync, Fault},
+    directory::Directory,
+    fault::{DiskSync, Fault},
     opening::{self, OpenStore},
     rows::{Change, Contents, Group},
     sled::Tree,

@@ -17,7 +17,8 @@ use tokio::sync::{oneshot, watch};
 use super::{
     CheckpointStore, Committed, OnCorruptStore, StoreError,
     committer::{Committer, Job, QUEUED_CHANGES_MAX, Shared},
-    directory::{Directory, DiskSync, Fault, FdataSync},
+    directory::Directory,
+    fault::{DiskSync, Fault, FdataSync},
     opening, record,
     rows::{Change, Contents},
 };

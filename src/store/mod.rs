@@ -17,6 +17,7 @@
 //! | `witness` | the proof beside the tree of what was answered |
 //! | `sled` | the tree itself |
 //! | `directory` | lock, layout, quarantine |
+//! | `fault` | what a disk owes us, and what it does instead |
 //! | `opening` | how these make a store that can be trusted |
 //! | `committer` | the one thread that writes |
 //! | `disk` | all that, as a [`CheckpointStore`] |
@@ -29,6 +30,7 @@ pub mod any_bytes;
 mod committer;
 mod directory;
 mod disk;
+mod fault;
 mod opening;
 mod record;
 mod rows;
@@ -36,8 +38,8 @@ mod sled;
 mod witness;
 
 pub use self::{
-    directory::{DiskSync, FdataSync},
     disk::DiskStore,
+    fault::{DiskSync, FdataSync},
     record::InvalidRecord,
 };
 

@@ -17,7 +17,8 @@ use std::{
 use tracing::{error, warn};
 
 use super::{
-    directory::{self, Directory, DiskSync, Fault},
+    directory::{self, Directory},
+    fault::{DiskSync, Fault},
     rows::{Contents, Row, Unsound},
     sled::{DB_FILE, Tree},
     witness::{STORE_FORMAT, Witness},

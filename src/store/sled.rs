@@ -22,7 +22,7 @@ use std::{
 use ::sled::{Batch, Config, Db, Error, Mode};
 
 use super::{
-    directory::{DiskSync, Fault},
+    fault::{DiskSync, Fault},
     rows::{Row, RowChange},
 };
 

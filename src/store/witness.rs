@@ -32,7 +32,7 @@ use std::{
 use siphasher::sip::SipHasher13;
 
 use super::{
-    directory::{DiskSync, Fault},
+    fault::{DiskSync, Fault},
     rows::{Commit, Instance},
 };
 
