@@ -1,4 +1,5 @@
-//! From the errors of `session` to the causes of the table.
+//! From the errors of `session` to the causes of the table, and what takes
+//! more than a row to say.
 
 use super::Cause;
 use crate::{
@@ -52,5 +53,22 @@ impl Cause {
             AckError::LoadRecord(error) => Self::StoreUnavailable(error.to_string()),
             AckError::DriverStopped => Self::DriverStopped,
         }
+    }
+}
+
+/// What who may not use `client_id` is told, whose certificate says `names`.
+pub(super) fn not_allowed(client_id: &str, names: &[String]) -> String {
+    match names {
+        [] => format!(
+            "client_id {client_id:?} belongs to nobody who connects without a certificate that \
+             names it: use one whose subject alternative names hold a DNS name or a URI like \
+             spiffe://domain/path, of at most 128 characters of [A-Za-z0-9._:/-], without a colon \
+             but in ://"
+        ),
+        names => format!(
+            "client_id {client_id:?} is not yours: your certificate says {}. Use that, or that \
+             and a colon and a suffix",
+            names.join(" and ")
+        ),
     }
 }

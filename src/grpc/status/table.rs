@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use super::Cause;
+use super::{Cause, causes::not_allowed};
 use crate::resume::{AckRefusal, EndReason, RefusalKind, Revision};
 
 pub(super) const SOON: Option<Duration> = Some(Duration::from_millis(200));
@@ -405,21 +405,4 @@ fn numbers(numbers: &[(&'static str, Option<Revision>)]) -> Vec<(&'static str, S
         .iter()
         .filter_map(|&(name, revision)| Some((name, revision?.to_string())))
         .collect()
-}
-
-/// What who may not use `client_id` is told, whose certificate says `names`.
-fn not_allowed(client_id: &str, names: &[String]) -> String {
-    match names {
-        [] => format!(
-            "client_id {client_id:?} belongs to nobody who connects without a certificate that \
-             names it: use one whose subject alternative names hold a DNS name or a URI like \
-             spiffe://domain/path, of at most 128 characters of [A-Za-z0-9._:/-], without a colon \
-             but in ://"
-        ),
-        names => format!(
-            "client_id {client_id:?} is not yours: your certificate says {}. Use that, or that \
-             and a colon and a suffix",
-            names.join(" and ")
-        ),
-    }
 }
