@@ -2,6 +2,7 @@
 //!
 //! - `registry`: client_id -> the task that owns the subscription
 //! - `driver`: that task: it turns what happens into inputs and runs commands
+//! - `message`: what that task needs to know of the messages it passes on
 //! - `observe`: what that task counts
 //! - `overview`: what an operator sees of a subscription
 //! - `outbox`: the bounded queue between a driver and one gRPC stream

@@ -11,7 +11,7 @@ use prost::Message;
 use super::{
     convert,
     pieces::{Cutter, FRAGMENT, PREFIX_BYTES},
-    watch::{Said, read_response},
+    watch::{Parsed, read_response},
 };
 use crate::{
     proto::etcdserverpb::{RangeResponse, WatchResponse},
@@ -28,7 +28,7 @@ pub fn watch_response(bytes: &[u8]) {
     };
     for (can_ask_progress, keys_only) in [(false, true), (true, false)] {
         match read_response(response.clone(), can_ask_progress, keys_only) {
-            Ok(Said::Events { events, .. }) => {
+            Ok(Parsed::Events { events, .. }) => {
                 assert_eq!(events.len(), response.events.len());
                 for event in events {
                     let kv = event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
@@ -40,7 +40,7 @@ pub fn watch_response(bytes: &[u8]) {
                     assert!(is_bare || !keys_only);
                 }
             }
-            Ok(Said::Bookmark(revision)) => {
+            Ok(Parsed::Bookmark(revision)) => {
                 let header = response.header.as_ref().map(|it| it.revision);
                 assert_eq!(header, Some(revision.get()));
                 assert!(response.events.is_empty() && !response.fragment && !response.created);

@@ -247,10 +247,12 @@ impl Running {
     /// there will be nothing more.
     fn take_in(&mut self, after: Revision, said: Answer) -> Result<(), UpstreamItem> {
         let taken = match self.read(said) {
-            Ok(Said::Nothing) => Ok(()),
-            Ok(Said::Events { events, fragment }) => self.segments.events(after, events, fragment),
-            Ok(Said::Bookmark(revision)) => self.segments.bookmark(after, revision),
-            Ok(Said::Last(item)) => return self.end(after, None, item),
+            Ok(Parsed::Nothing) => Ok(()),
+            Ok(Parsed::Events { events, fragment }) => {
+                self.segments.events(after, events, fragment)
+            }
+            Ok(Parsed::Bookmark(revision)) => self.segments.bookmark(after, revision),
+            Ok(Parsed::Last(item)) => return self.end(after, None, item),
             Err(failure) => return self.end(after, Some(&failure), UpstreamItem::Lost),
         };
         if let Err(contradiction) = taken {
@@ -261,7 +263,7 @@ impl Running {
         Ok(())
     }
 
-    fn read(&self, said: Answer) -> Result<Said, Failure> {
+    fn read(&self, said: Answer) -> Result<Parsed, Failure> {
         let endpoint = &self.endpoint;
         match said {
             Ok(Some(response)) => {
@@ -388,8 +390,8 @@ fn poll_streams<'a>(
     Poll::Pending
 }
 
-/// What a response says.
-pub(super) enum Said {
+/// A response, parsed.
+pub(super) enum Parsed {
     Nothing,
     Events { events: Vec<Event>, fragment: bool },
     Bookmark(Revision),
@@ -401,18 +403,20 @@ pub(super) fn read_response(
     response: WatchResponse,
     can_ask_progress: bool,
     keys_only: bool,
-) -> Result<Said, Malformed> {
+) -> Result<Parsed, Malformed> {
     if response.canceled {
-        return Ok(Said::Last(match Revision::new(response.compact_revision) {
-            Some(compact_revision) => UpstreamItem::Compacted { compact_revision },
-            None => {
-                debug!(reason = response.cancel_reason, "watch cancelled by etcd");
-                UpstreamItem::Lost
-            }
-        }));
+        return Ok(Parsed::Last(
+            match Revision::new(response.compact_revision) {
+                Some(compact_revision) => UpstreamItem::Compacted { compact_revision },
+                None => {
+                    debug!(reason = response.cancel_reason, "watch cancelled by etcd");
+                    UpstreamItem::Lost
+                }
+            },
+        ));
     }
     if !response.events.is_empty() {
-        return Ok(Said::Events {
+        return Ok(Parsed::Events {
             events: convert::events(response.events, keys_only)?,
             fragment: response.fragment,
         });
@@ -422,8 +426,8 @@ pub(super) fn read_response(
     let revision = response.header.and_then(|h| Revision::new(h.revision));
     Ok(match revision {
         Some(revision) if is_sound && !response.created && !response.fragment => {
-            Said::Bookmark(revision)
+            Parsed::Bookmark(revision)
         }
-        _ => Said::Nothing,
+        _ => Parsed::Nothing,
     })
 }

@@ -3,7 +3,7 @@
 
 use tracing::debug;
 
-use super::{Driver, Rendering, Running};
+use super::{Driver, Rendering, UpstreamUse};
 use crate::{
     proto::watchmark::v1::{Event, KeyValue},
     resume::{
@@ -49,7 +49,7 @@ impl Driver {
                     keys_only: rendering.keys_only,
                     avoid_member: self.last_member.filter(|_| avoid_last_member),
                 });
-                self.attempt = Some(Running {
+                self.attempt = Some(UpstreamUse {
                     number: attempt,
                     events: watch.events,
                     next: None,
@@ -126,7 +126,7 @@ impl Driver {
         let Some((selection, rendering)) = self.wanted() else {
             return self.nobody_asked(attempt, now);
         };
-        self.attempt = Some(Running {
+        self.attempt = Some(UpstreamUse {
             number: attempt,
             events: begin(&*self.surroundings.upstream, selection, rendering),
             next: None,

@@ -122,7 +122,7 @@ pub(super) struct Driver {
     streams: Vec<Newcomer>,
     /// The last stream acknowledges by itself what the transport takes.
     acks_itself: bool,
-    attempt: Option<Running>,
+    attempt: Option<UpstreamUse>,
     /// The member that served the newest watch.
     last_member: Option<u64>,
     write: Option<oneshot::Receiver<Result<(), StoreError>>>,
@@ -141,7 +141,7 @@ pub(super) struct Driver {
 }
 
 /// A use of etcd.
-struct Running {
+struct UpstreamUse {
     number: Attempt,
     events: UpstreamEvents,
     /// What was read of them, and is still to be taken in.
@@ -450,7 +450,7 @@ async fn stream_changed(streams: &mut [Newcomer]) -> (SessionId, Signal) {
     }
 }
 
-async fn etcd_said(attempt: &mut Option<Running>) -> (Attempt, Option<Said<Event, KeyValue>>) {
+async fn etcd_said(attempt: &mut Option<UpstreamUse>) -> (Attempt, Option<Said<Event, KeyValue>>) {
     match attempt {
         Some(attempt) => {
             let said = match attempt.next.take() {
