@@ -10,9 +10,9 @@ use fake::{
 };
 use futures_util::{FutureExt, StreamExt};
 use watchmark::{
-    proto::watchmark::v1::Event,
+    proto::{PairOptions, watchmark::v1::Event},
     resume::{EndReason, KeyRange, Record, Selection, SessionRequest, input::Upstream as Said},
-    session::{Ended, Message, Rendering, SubscribeError},
+    session::{Ended, Message, SubscribeError},
 };
 
 #[tokio::test]
@@ -324,7 +324,7 @@ async fn new_names_above_the_limit_are_refused_and_known_ones_are_not() {
         async move {
             let client = client_id(name);
             registry
-                .subscribe(&client, request(), Rendering::default(), PEER.to_owned())
+                .subscribe(&client, request(), PairOptions::default(), PEER.to_owned())
                 .await
         }
     };
@@ -356,7 +356,7 @@ async fn a_name_that_begins_anew_after_its_deletion_keeps_its_place() {
     let refused =
         fixture
             .registry
-            .subscribe(&client, request(), Rendering::default(), PEER.to_owned());
+            .subscribe(&client, request(), PairOptions::default(), PEER.to_owned());
     assert!(matches!(
         refused.await,
         Err(SubscribeError::TooManySubscriptions { max: 1 })
@@ -408,7 +408,7 @@ async fn a_drain_ends_streams_refuses_new_ones_and_waits_for_the_last_ack() {
     let refused =
         fixture
             .registry
-            .subscribe(&client, request(), Rendering::default(), PEER.to_owned());
+            .subscribe(&client, request(), PairOptions::default(), PEER.to_owned());
     assert!(matches!(refused.await, Err(SubscribeError::Draining)));
 
     until("only the busy one is left", || {

@@ -235,7 +235,7 @@ fn subscription<'a>(
         (selection.no_put, "no puts"),
         (selection.no_delete, "no deletes"),
         (
-            session.is_some_and(|it| it.rendering.keys_only),
+            session.is_some_and(|it| it.pair_options.keys_only),
             "keys only",
         ),
         (session.is_some_and(|it| it.auto_ack), "acks by itself"),

@@ -10,7 +10,10 @@ use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::words::{self, is_visible};
-use crate::proto::watchmark::v1::{Session, Subscription};
+use crate::proto::{
+    PairOptions,
+    watchmark::v1::{Session, Subscription},
+};
 
 /// One line. JSON leaves characters as they are that some terminals act on;
 /// they are in strings only, where an escape says the same.
@@ -74,6 +77,10 @@ pub(super) fn subscription(subscription: &Subscription) -> Value {
     object.insert("state".to_owned(), name("SUBSCRIPTION_STATE_", state));
     put_bytes(&mut object, "key", &it.key);
     put_bytes(&mut object, "range_end", &it.range_end);
+    let filters = [("no_put", it.no_put), ("no_delete", it.no_delete)];
+    for (name, is_set) in filters.into_iter().chain(PairOptions::of(it).by_name()) {
+        object.insert(name.to_owned(), is_set.into());
+    }
     let session = |session: &Session| {
         json!({
             "session_id": session.session_id,
@@ -85,10 +92,6 @@ pub(super) fn subscription(subscription: &Subscription) -> Value {
     let ack_mode = it.ack_mode().as_str_name();
     let pending_snapshot = it.pending_snapshot().as_str_name();
     let rest = json!({
-        "no_put": it.no_put,
-        "no_delete": it.no_delete,
-        "prev_kv": it.prev_kv,
-        "keys_only": it.keys_only,
         "on_compaction": name_or("COMPACTION_POLICY_", on_compaction, "RESYNC"),
         "ack_mode": name_or("ACK_MODE_", ack_mode, "MANUAL"),
         "max_unacked_events": it.max_unacked_events,

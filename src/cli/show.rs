@@ -12,7 +12,10 @@ use super::{
     output::{Format, Output, OutputFlags},
     words::{self, NONE},
 };
-use crate::proto::watchmark::v1::{AckMode, CompactionPolicy, SnapshotReason, Subscription};
+use crate::proto::{
+    PairOptions,
+    watchmark::v1::{AckMode, CompactionPolicy, SnapshotReason, Subscription},
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -123,7 +126,7 @@ fn options(it: &Subscription) -> String {
     if it.max_unacked_events > 0 {
         options.push(format!("max_unacked_events {}", it.max_unacked_events));
     }
-    for (name, is_set) in [("prev_kv", it.prev_kv), ("keys_only", it.keys_only)] {
+    for (name, is_set) in PairOptions::of(it).by_name() {
         if is_set {
             options.push(name.to_owned());
         }

@@ -6,7 +6,10 @@ use prost_types::Timestamp;
 
 use super::convert;
 use crate::{
-    proto::watchmark::v1::{self as pb},
+    proto::{
+        PairOptions,
+        watchmark::v1::{self as pb},
+    },
     resume::{Activity, OnCompaction, Revision},
     session::{EndpointStatus, EtcdStatus, Overview, SessionOverview, Sought, Standing, Standings},
     survey::Problem,
@@ -28,14 +31,17 @@ pub(super) fn subscription(
         .map(|since| now.duration_since(since).unwrap_or_default());
     let stream = overview.session.as_ref();
     let record = overview.record.as_ref();
+    // Exhaustive: operators are shown all of them.
+    let PairOptions { prev_kv, keys_only } =
+        stream.map_or_else(PairOptions::default, |it| it.pair_options);
     pb::Subscription {
         client_id: overview.client_id.as_str().to_owned(),
         key: overview.selection.range.key().clone(),
         range_end: overview.selection.range.range_end().clone(),
         no_put: overview.selection.no_put,
         no_delete: overview.selection.no_delete,
-        prev_kv: stream.is_some_and(|it| it.rendering.prev_kv),
-        keys_only: stream.is_some_and(|it| it.rendering.keys_only),
+        prev_kv,
+        keys_only,
         on_compaction: stream
             .map_or(pb::CompactionPolicy::Unspecified, on_compaction)
             .into(),

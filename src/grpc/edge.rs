@@ -4,11 +4,13 @@ use bytes::Bytes;
 
 use super::{owner, peer::Peer, status::Cause};
 use crate::{
-    proto::watchmark::v1::{self as pb, SubscribeRequest},
+    proto::{
+        PairOptions,
+        watchmark::v1::{self as pb, SubscribeRequest},
+    },
     resume::{
         ClientId, KeyRange, OnCompaction, Revision, Selection, SessionId, SessionRequest, Start,
     },
-    session::Rendering,
 };
 
 /// What this sidecar lets its subscribers watch.
@@ -37,7 +39,7 @@ pub(super) struct Asked {
     on_compaction: OnCompaction,
     auto_ack: bool,
     max_unacked_events: Option<u32>,
-    pub(super) rendering: Rendering,
+    pub(super) pair_options: PairOptions,
 }
 
 /// An `AckRequest` that says something sensible.
@@ -50,46 +52,60 @@ pub(super) struct AskedAck {
 
 impl Asked {
     pub(super) fn parse(request: SubscribeRequest) -> Result<Self, Cause> {
-        let start = match pb::Start::try_from(request.start) {
+        // Exhaustive: a new field has to be put where it belongs. `Selection` and
+        // `SessionRequest` say what is theirs.
+        let SubscribeRequest {
+            client_id,
+            prefix,
+            key,
+            range_end,
+            start,
+            resume_after,
+            prev_kv,
+            no_put,
+            no_delete,
+            keys_only,
+            on_compaction,
+            ack_mode,
+            max_unacked_events,
+        } = request;
+        let start = match pb::Start::try_from(start) {
             Ok(pb::Start::Unspecified | pb::Start::Snapshot) => Start::Snapshot,
             Ok(pb::Start::Latest) => Start::Latest,
-            Err(_) => return Err(unknown_value("start", request.start)),
+            Err(_) => return Err(unknown_value("start", start)),
         };
-        let on_compaction = match pb::CompactionPolicy::try_from(request.on_compaction) {
+        let on_compaction = match pb::CompactionPolicy::try_from(on_compaction) {
             Ok(pb::CompactionPolicy::Unspecified | pb::CompactionPolicy::Resync) => {
                 OnCompaction::Resync
             }
             Ok(pb::CompactionPolicy::Fail) => OnCompaction::Fail,
-            Err(_) => return Err(unknown_value("on_compaction", request.on_compaction)),
+            Err(_) => return Err(unknown_value("on_compaction", on_compaction)),
         };
-        let auto_ack = match pb::AckMode::try_from(request.ack_mode) {
+        let auto_ack = match pb::AckMode::try_from(ack_mode) {
             Ok(pb::AckMode::Unspecified | pb::AckMode::Manual) => false,
             Ok(pb::AckMode::Auto) => true,
-            Err(_) => return Err(unknown_value("ack_mode", request.ack_mode)),
+            Err(_) => return Err(unknown_value("ack_mode", ack_mode)),
         };
-        if request.resume_after < 0 {
+        if resume_after < 0 {
             return Err(Cause::InvalidArgument {
                 field: "resume_after",
                 problem: format!(
-                    "{} is negative; give the last revision you processed, or leave it out",
-                    request.resume_after
+                    "{resume_after} is negative; give the last revision you processed, or leave \
+                     it out"
                 ),
             });
         }
         Ok(Self {
-            client_id: client_id(&request.client_id)?,
-            range: range(request.prefix, request.key, request.range_end)?,
-            no_put: request.no_put,
-            no_delete: request.no_delete,
+            client_id: self::client_id(&client_id)?,
+            range: self::range(prefix, key, range_end)?,
+            no_put,
+            no_delete,
             start,
-            resume_after: Revision::new(request.resume_after),
+            resume_after: Revision::new(resume_after),
             on_compaction,
             auto_ack,
-            max_unacked_events: Some(request.max_unacked_events).filter(|&max| max > 0),
-            rendering: Rendering {
-                prev_kv: request.prev_kv,
-                keys_only: request.keys_only,
-            },
+            max_unacked_events: Some(max_unacked_events).filter(|&max| max > 0),
+            pair_options: PairOptions { prev_kv, keys_only },
         })
     }
 

@@ -76,7 +76,7 @@ impl Watches {
     async fn start(&self, asked: Asked, peer: Option<&Peer>) -> Result<Subscribed, Cause> {
         let client_id = asked.client_id.clone();
         self.rules.check_owner(&client_id, peer)?;
-        let rendering = asked.rendering;
+        let pair_options = asked.pair_options;
         let stored = if asked.needs_stored_selection() {
             self.registry
                 .selection_of(&client_id)
@@ -88,7 +88,7 @@ impl Watches {
         let peer = peer.map_or_else(|| "unknown".to_owned(), Peer::to_string);
         let subscribed = self
             .registry
-            .subscribe(&client_id, request, rendering, peer);
+            .subscribe(&client_id, request, pair_options, peer);
         Ok(self.in_time(subscribed).await??)
     }
 

@@ -47,7 +47,10 @@ pub enum SeekTo {
     Snapshot,
 }
 
-/// What a subscriber asked for.
+/// What a subscriber asked for. Beside the selection here belongs what decides
+/// how the machine treats this stream, and no other: nothing of it is stored.
+/// What only changes how a pair looks is not here but in `proto::PairOptions`:
+/// the machine never looks into one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionRequest {
     /// What to watch; the same as stored, if anything is stored.

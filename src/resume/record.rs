@@ -51,7 +51,9 @@ impl Record {
     }
 }
 
-/// The range and filters that a checkpoint speaks of.
+/// The range and filters that a checkpoint speaks of. Here belongs what says
+/// which events there are: stored with the checkpoint, which would be a lie for
+/// another selection, and so refused when it changes (`RANGE_MISMATCH`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Selection {
     /// The keys.

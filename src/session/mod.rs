@@ -23,7 +23,6 @@ mod registry;
 pub use crate::upstream::{EndpointFailure, EndpointStatus, EtcdStatus, FailureKind};
 
 pub use self::{
-    driver::Rendering,
     message::Message,
     outbox::{Ended, Outbox, Receiver, Signal, outbox},
     overview::{Overview, SessionOverview},

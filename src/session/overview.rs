@@ -3,9 +3,9 @@
 
 use std::time::SystemTime;
 
-use super::Rendering;
-use crate::resume::{
-    Activity, ClientId, OnCompaction, Proof, Record, Revision, Selection, SessionId,
+use crate::{
+    proto::PairOptions,
+    resume::{Activity, ClientId, OnCompaction, Proof, Record, Revision, Selection, SessionId},
 };
 
 /// One subscription, at one moment.
@@ -47,8 +47,8 @@ pub struct SessionOverview {
     pub peer: String,
     /// When it began.
     pub since: SystemTime,
-    /// How pairs are shown to it.
-    pub rendering: Rendering,
+    /// What it sees of each pair.
+    pub pair_options: PairOptions,
     /// What it chose for a lost history.
     pub on_compaction: OnCompaction,
     /// Handing it a message acknowledges the message.

@@ -259,8 +259,9 @@ fn names<'a>(all: impl ExactSizeIterator<Item = &'a str>) -> String {
 mod tests {
     use super::*;
     use crate::{
+        proto::PairOptions,
         resume::{ClientId, KeyRange, OnCompaction, Selection, SessionId},
-        session::{Rendering, SessionOverview},
+        session::SessionOverview,
         survey::{Certificate, Readiness},
         upstream::{EndpointStatus, EtcdStatus},
     };
@@ -302,7 +303,7 @@ mod tests {
                 id: SessionId(1),
                 peer: "unix".to_owned(),
                 since: now() - 2 * HOUR,
-                rendering: Rendering::default(),
+                pair_options: PairOptions::default(),
                 on_compaction: OnCompaction::Resync,
                 auto_ack: false,
                 max_unacked_events: None,

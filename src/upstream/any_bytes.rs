@@ -14,7 +14,10 @@ use super::{
     watch::{Parsed, read_response},
 };
 use crate::{
-    proto::etcdserverpb::{RangeResponse, WatchResponse},
+    proto::{
+        PairOptions,
+        etcdserverpb::{RangeResponse, WatchResponse},
+    },
     resume::Item,
 };
 
@@ -27,7 +30,11 @@ pub fn watch_response(bytes: &[u8]) {
         return;
     };
     for (can_ask_progress, keys_only) in [(false, true), (true, false)] {
-        match read_response(response.clone(), can_ask_progress, keys_only) {
+        let pair_options = PairOptions {
+            keys_only,
+            ..PairOptions::default()
+        };
+        match read_response(response.clone(), can_ask_progress, pair_options) {
             Ok(Parsed::Events { events, .. }) => {
                 assert_eq!(events.len(), response.events.len());
                 for event in events {

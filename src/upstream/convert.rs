@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     proto::{
+        PairOptions,
         etcdserverpb::{ResponseHeader, WatchCreateRequest, watch_create_request::FilterType},
         watchmark::v1::{Event, KeyValue},
     },
@@ -41,16 +42,15 @@ pub(super) fn header(header: Option<&ResponseHeader>) -> Result<Header, Malforme
     })
 }
 
-/// Checks events; drops values where they are not wanted.
-pub(super) fn events(mut events: Vec<Event>, keys_only: bool) -> Result<Vec<Event>, Malformed> {
+/// Checks events, and leaves in them what is wanted.
+pub(super) fn events(
+    mut events: Vec<Event>,
+    pair_options: PairOptions,
+) -> Result<Vec<Event>, Malformed> {
     for event in &mut events {
         check(event.kv.as_ref().ok_or(Malformed::NoPair)?)?;
-        if keys_only {
-            for pair in [&mut event.kv, &mut event.prev_kv].into_iter().flatten() {
-                pair.value = Bytes::new();
-                // It would keep the whole message, with the value, in memory.
-                pair.key = Bytes::copy_from_slice(&pair.key);
-            }
+        for pair in [&mut event.kv, &mut event.prev_kv].into_iter().flatten() {
+            pair_options.apply(pair);
         }
     }
     Ok(events)
@@ -104,7 +104,7 @@ pub(super) fn create_request(
             .into_iter()
             .filter_map(|(wanted, filter)| wanted.then_some(filter.into()))
             .collect(),
-        prev_kv: spec.prev_kv,
+        prev_kv: spec.pair_options.prev_kv,
         watch_id: 0,
         fragment,
     }
@@ -114,6 +114,11 @@ pub(super) fn create_request(
 mod tests {
     use super::*;
     use crate::resume::{Guard, KeyRange, Selection};
+
+    const KEYS_ONLY: PairOptions = PairOptions {
+        prev_kv: false,
+        keys_only: true,
+    };
 
     fn pair(key: &'static str, mod_revision: i64) -> KeyValue {
         KeyValue {
@@ -140,7 +145,10 @@ mod tests {
             (Some(pair("k", 0)), Malformed::NoModRevision),
             (Some(pair("k", -1)), Malformed::NoModRevision),
         ] {
-            assert_eq!(events(vec![event(kv)], false), Err(malformed));
+            assert_eq!(
+                events(vec![event(kv)], PairOptions::default()),
+                Err(malformed)
+            );
         }
     }
 
@@ -158,8 +166,7 @@ mod tests {
                 revision: Revision::new(5).unwrap(),
                 key: "k".into(),
             },
-            prev_kv: false,
-            keys_only: false,
+            pair_options: PairOptions::default(),
             avoid_member: None,
         };
         assert_eq!(create_request(&spec, after, false).start_revision, 8);
@@ -167,7 +174,7 @@ mod tests {
 
     #[test]
     fn keys_only_drops_both_values() {
-        let events = events(vec![event(Some(pair("k", 1)))], true).unwrap();
+        let events = events(vec![event(Some(pair("k", 1)))], KEYS_ONLY).unwrap();
         let values = [&events[0].kv, &events[0].prev_kv].map(|kv| kv.as_ref().unwrap().value.len());
         assert_eq!(values, [0, 0]);
     }
@@ -181,7 +188,7 @@ mod tests {
             value: message.slice(3..),
             ..KeyValue::default()
         };
-        let events = events(vec![event(Some(pair))], true).unwrap();
+        let events = events(vec![event(Some(pair))], KEYS_ONLY).unwrap();
         assert_eq!(events[0].kv.as_ref().unwrap().key, [7; 3][..]);
         assert!(message.is_unique());
     }

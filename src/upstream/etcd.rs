@@ -34,7 +34,10 @@ use super::{
     status::EtcdStatus,
     watch,
 };
-use crate::resume::{Guard, Header, KeyRange, ProbeSample, Revision};
+use crate::{
+    proto::PairOptions,
+    resume::{Guard, Header, KeyRange, ProbeSample, Revision},
+};
 
 /// `Status` reads no keys.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -126,8 +129,8 @@ impl Upstream for Etcd {
         })
     }
 
-    fn snapshot(&self, range: KeyRange, keys_only: bool) -> UpstreamEvents {
-        snapshot::snapshot(Arc::clone(&self.shared), range, keys_only)
+    fn snapshot(&self, range: KeyRange, pair_options: PairOptions) -> UpstreamEvents {
+        snapshot::snapshot(Arc::clone(&self.shared), range, pair_options)
     }
 
     fn read_guard(&self, guard: Guard) -> GuardAnswer {

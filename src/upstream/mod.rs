@@ -20,7 +20,10 @@ use futures_util::Stream;
 use tokio::sync::{mpsc, watch as latest};
 
 use crate::{
-    proto::watchmark::v1::{Event, KeyValue},
+    proto::{
+        PairOptions,
+        watchmark::v1::{Event, KeyValue},
+    },
     resume::{Guard, GuardReading, KeyRange, ProbeSample, Selection, input},
 };
 
@@ -79,10 +82,8 @@ pub struct WatchSpec {
     pub selection: Selection,
     /// Where to start (its successor), and what to read once created.
     pub guard: Guard,
-    /// Ask for previous pairs.
-    pub prev_kv: bool,
-    /// Drop values.
-    pub keys_only: bool,
+    /// What is wanted of each pair.
+    pub pair_options: PairOptions,
     /// The member to avoid, if there is another.
     pub avoid_member: Option<u64>,
 }
@@ -111,7 +112,7 @@ pub trait Upstream: Send + Sync + 'static {
 
     /// Reads the range at one revision, in pages: `SnapshotBegun`,
     /// `SnapshotPage`s, `SnapshotEnded`. Reads no further than it is polled.
-    fn snapshot(&self, range: KeyRange, keys_only: bool) -> UpstreamEvents;
+    fn snapshot(&self, range: KeyRange, pair_options: PairOptions) -> UpstreamEvents;
 
     /// Reads a guard without a watch: whether what comes after its revision is
     /// still in etcd's history. Tries every endpoint once.

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     proto::{
+        PairOptions,
         etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse},
         watchmark::v1::KeyValue,
     },
@@ -48,12 +49,16 @@ const PIECES_AHEAD: usize = 1;
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Nothing is asked for before it is first read.
-pub(super) fn snapshot(shared: Arc<Shared>, of: KeyRange, keys_only: bool) -> UpstreamEvents {
+pub(super) fn snapshot(
+    shared: Arc<Shared>,
+    of: KeyRange,
+    pair_options: PairOptions,
+) -> UpstreamEvents {
     Box::pin(stream! {
         let (items, mut read) = mpsc::channel(PIECES_AHEAD);
         // Ends with this stream.
         let mut reading = JoinSet::new();
-        reading.spawn(run(shared, of, keys_only, items).instrument(Span::current()));
+        reading.spawn(run(shared, of, pair_options, items).instrument(Span::current()));
         while let Some(item) = read.recv().await {
             yield item;
         }
@@ -62,8 +67,8 @@ pub(super) fn snapshot(shared: Arc<Shared>, of: KeyRange, keys_only: bool) -> Up
 
 type Items = mpsc::Sender<UpstreamItem>;
 
-async fn run(shared: Arc<Shared>, of: KeyRange, keys_only: bool, items: Items) {
-    let mut reader = Reader::new(&shared, &of, keys_only);
+async fn run(shared: Arc<Shared>, of: KeyRange, pair_options: PairOptions, items: Items) {
+    let mut reader = Reader::new(&shared, &of, pair_options);
     let last = match reader.read(&items).await {
         Ok(()) => UpstreamItem::SnapshotEnded,
         Err(Failure::Compacted) if reader.source.is_some() => UpstreamItem::SnapshotCompacted {
@@ -85,6 +90,7 @@ struct Reader<'a> {
     /// What is left of the range, from its first unread key on.
     rest: RangeRequest,
     plan: PagePlan,
+    pair_options: PairOptions,
     source: Option<Source>,
     /// The server's chunks grow beyond what this side takes.
     is_paged: bool,
@@ -120,16 +126,17 @@ struct Page {
 }
 
 impl<'a> Reader<'a> {
-    fn new(shared: &'a Shared, of: &KeyRange, keys_only: bool) -> Self {
+    fn new(shared: &'a Shared, of: &KeyRange, pair_options: PairOptions) -> Self {
         Self {
             shared,
             rest: RangeRequest {
                 key: of.key().clone(),
                 range_end: of.range_end().clone(),
-                keys_only,
+                keys_only: pair_options.keys_only,
                 ..RangeRequest::default()
             },
-            plan: PagePlan::new(shared.config.snapshot_page_bytes, keys_only),
+            plan: PagePlan::new(shared.config.snapshot_page_bytes, pair_options.keys_only),
+            pair_options,
             source: None,
             is_paged: false,
             answer: None,
@@ -142,11 +149,14 @@ impl<'a> Reader<'a> {
         let begun = UpstreamItem::SnapshotBegun(header);
         // Errors: nobody wants it any more.
         let _ = items.send(begun).await;
-        while let Some(pairs) = self.next().await? {
+        while let Some(mut pairs) = self.next().await? {
             if pairs.is_empty() {
                 continue;
             }
             self.advance(&pairs)?;
+            for pair in &mut pairs {
+                self.pair_options.apply(pair);
+            }
             let since = Instant::now();
             let place = match timeout(self.patience, items.reserve()).await {
                 Ok(place) => place,

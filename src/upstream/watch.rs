@@ -33,7 +33,7 @@ use super::{
     status::FailureKind,
 };
 use crate::{
-    proto::{etcdserverpb::WatchResponse, watchmark::v1::Event},
+    proto::{PairOptions, etcdserverpb::WatchResponse, watchmark::v1::Event},
     resume::{GuardReading, Piece, Refusal, Revision, Segments, WatchOpened},
 };
 
@@ -267,7 +267,7 @@ impl Running {
         let endpoint = &self.endpoint;
         match said {
             Ok(Some(response)) => {
-                let said = read_response(response, self.can_ask_progress, self.spec.keys_only);
+                let said = read_response(response, self.can_ask_progress, self.spec.pair_options);
                 said.map_err(|malformed| {
                     warn!(endpoint = %endpoint.name, %malformed, "closing a watch: etcd broke its protocol");
                     Failure::lost_as(FailureKind::Other, malformed.to_string())
@@ -402,7 +402,7 @@ pub(super) enum Parsed {
 pub(super) fn read_response(
     response: WatchResponse,
     can_ask_progress: bool,
-    keys_only: bool,
+    pair_options: PairOptions,
 ) -> Result<Parsed, Malformed> {
     if response.canceled {
         return Ok(Parsed::Last(
@@ -417,7 +417,7 @@ pub(super) fn read_response(
     }
     if !response.events.is_empty() {
         return Ok(Parsed::Events {
-            events: convert::events(response.events, keys_only)?,
+            events: convert::events(response.events, pair_options)?,
             fragment: response.fragment,
         });
     }

@@ -20,7 +20,10 @@ use tokio::{
 };
 use watchmark::{
     metrics::Sessions,
-    proto::watchmark::v1::{Event, KeyValue},
+    proto::{
+        PairOptions,
+        watchmark::v1::{Event, KeyValue},
+    },
     resume::{
         ClientId, Guard, GuardReading, Header, KeyRange, OnCompaction, ProbeSample, Record,
         Revision, Selection, SessionRequest, Settings, Start, WatchOpened, input::Upstream as Said,
@@ -214,7 +217,7 @@ impl Upstream for FakeEtcd {
         self.attempt(Asked::Head).0
     }
 
-    fn snapshot(&self, _range: KeyRange, _keys_only: bool) -> UpstreamEvents {
+    fn snapshot(&self, _range: KeyRange, _: PairOptions) -> UpstreamEvents {
         self.attempt(Asked::Snapshot).0
     }
 

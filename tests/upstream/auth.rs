@@ -11,6 +11,7 @@ use tokio::{
     time::sleep,
 };
 use watchmark::{
+    proto::PairOptions,
     resume::{GuardReading, RefusalKind},
     upstream::{Etcd, EtcdConfig, FailureKind, Upstream},
 };
@@ -102,7 +103,7 @@ async fn an_expired_token_is_renewed_without_losing_the_open_watch() {
         Item::Head(_)
     ));
     sleep(ttl * 3).await;
-    let mut snapshot = etcd.snapshot(prefix("a/"), false);
+    let mut snapshot = etcd.snapshot(prefix("a/"), PairOptions::default());
     assert!(matches!(next(&mut snapshot).await, Item::SnapshotBegun(_)));
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::{net::TcpListener, time::Instant};
 use watchmark::{
+    proto::PairOptions,
     resume::GuardReading,
     upstream::{Etcd, EtcdConfig, Upstream},
 };
@@ -27,7 +28,7 @@ async fn a_restart_of_etcd_loses_the_watch_and_the_next_goes_on() {
     // While etcd is away every attempt ends, and soon.
     let mut away = etcd.watch(spec("a/", last));
     assert!(matches!(next(&mut away.events).await, Item::Lost));
-    let mut away = etcd.snapshot(prefix("a/"), false);
+    let mut away = etcd.snapshot(prefix("a/"), PairOptions::default());
     assert!(matches!(next(&mut away).await, Item::Lost));
     server.restart();
     let mut watch = until("etcd to be back", async || {
@@ -91,7 +92,7 @@ async fn an_endpoint_that_refuses_connections_is_passed_over() {
             next(&mut etcd.head(prefix("a/"))).await,
             Item::Head(_)
         ));
-        let mut snapshot = etcd.snapshot(prefix("a/"), false);
+        let mut snapshot = etcd.snapshot(prefix("a/"), PairOptions::default());
         assert!(matches!(next(&mut snapshot).await, Item::SnapshotBegun(_)));
     }
 }

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use watchmark::{
-    proto::watchmark::v1::{Event, KeyValue},
+    proto::{
+        PairOptions,
+        watchmark::v1::{Event, KeyValue},
+    },
     resume::{Guard, KeyRange, Refusal, Revision, Selection, WatchOpened, input},
     upstream::{Etcd, Upstream, UpstreamEvents, Watch, WatchSpec},
 };
@@ -22,6 +25,11 @@ pub(crate) fn prefix(prefix: &'static str) -> KeyRange {
 }
 
 /// A watch of a prefix that continues after `after`.
+pub(crate) const KEYS_ONLY: PairOptions = PairOptions {
+    prev_kv: false,
+    keys_only: true,
+};
+
 pub(crate) fn spec(range: &'static str, after: i64) -> WatchSpec {
     WatchSpec {
         selection: Selection {
@@ -33,8 +41,7 @@ pub(crate) fn spec(range: &'static str, after: i64) -> WatchSpec {
             revision: revision(after),
             key: Bytes::from_static(range.as_bytes()),
         },
-        prev_kv: false,
-        keys_only: false,
+        pair_options: PairOptions::default(),
         avoid_member: None,
     }
 }

@@ -95,7 +95,7 @@ async fn filters_prev_kv_and_keys_only_reach_etcd() {
     let etcd = Etcd::connect(server.config()).unwrap();
     let mut spec = spec("a/", first);
     spec.selection.no_put = true;
-    spec.prev_kv = true;
+    spec.pair_options.prev_kv = true;
     let read = async |spec| {
         let (mut watch, _) = open(&etcd, spec).await;
         match next(&mut watch.events).await {
@@ -106,7 +106,7 @@ async fn filters_prev_kv_and_keys_only_reach_etcd() {
     let event = read(spec.clone()).await;
     assert_eq!(event.r#type, 1);
     assert_eq!(event.prev_kv.unwrap().value, "new");
-    spec.keys_only = true;
+    spec.pair_options.keys_only = true;
     assert_eq!(read(spec).await.prev_kv.unwrap().value, "");
 }
 

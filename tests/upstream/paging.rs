@@ -27,6 +27,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{codegen::http::HeaderMap, service::Routes, transport::Server};
 use watchmark::{
     proto::{
+        PairOptions,
         etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
         watchmark::v1::KeyValue,
     },
@@ -35,7 +36,7 @@ use watchmark::{
 };
 
 use super::{
-    harness::{Item, next, prefix, revision},
+    harness::{Item, KEYS_ONLY, next, prefix, revision},
     server::DEADLINE,
 };
 
@@ -215,7 +216,7 @@ async fn read(events: &mut UpstreamEvents) -> (Vec<Bytes>, Item) {
 }
 
 async fn begun(etcd: &Etcd) -> UpstreamEvents {
-    let mut events = etcd.snapshot(prefix("a/"), false);
+    let mut events = etcd.snapshot(prefix("a/"), PairOptions::default());
     let begun = next(&mut events).await;
     let is_pinned = matches!(&begun, Item::SnapshotBegun(it) if it.revision == revision(PINNED));
     assert!(is_pinned, "{begun:?}");
@@ -294,7 +295,7 @@ async fn half_a_page_is_never_taken_as_a_whole_one() {
     ];
     for (n, end) in ends.into_iter().enumerate() {
         let (_, etcd) = Paged::start(move |_, _| end()).await;
-        let mut events = etcd.snapshot(prefix("a/"), false);
+        let mut events = etcd.snapshot(prefix("a/"), PairOptions::default());
         let (keys, last) = match next(&mut events).await {
             Item::SnapshotBegun(_) => read(&mut events).await,
             // What breaks may break before any of it is read.
@@ -303,6 +304,32 @@ async fn half_a_page_is_never_taken_as_a_whole_one() {
         assert!(matches!(last, Item::Lost), "{n}: {last:?}");
         assert!(keys.into_iter().zip((0..).map(key)).all(|(a, b)| a == b));
     }
+}
+
+/// As a proxy might: what is wanted of a pair is ours to see to, as in a watch.
+#[tokio::test]
+async fn pairs_hold_what_was_asked_for_though_etcd_says_more() {
+    let (_, etcd) = Paged::start(|number, request| {
+        assert!(request.keys_only);
+        whole(&match number {
+            0 => page(0..1_000, true),
+            _ => page(1_000..2_000, false),
+        })
+    })
+    .await;
+    let mut events = etcd.snapshot(prefix("a/"), KEYS_ONLY);
+    let (mut pairs, mut bare) = (0, 0);
+    loop {
+        match next(&mut events).await {
+            Item::SnapshotBegun(_) => {}
+            Item::SnapshotPage(page) => {
+                pairs += page.len();
+                bare += page.iter().filter(|pair| pair.value.is_empty()).count();
+            }
+            last => break assert!(matches!(last, Item::SnapshotEnded), "{last:?}"),
+        }
+    }
+    assert_eq!((pairs, bare), (2_000, 2_000));
 }
 
 /// Of the second page; the first would not even begin a snapshot.
@@ -398,7 +425,7 @@ async fn what_is_left_of_a_range_without_keys_is_not_asked_for() {
     let (paged, etcd) = Paged::start(|_, _| whole(&page(0..1_000, true))).await;
     let end = format!("{}\0", key(999));
     let range = KeyRange::new("a/".into(), end.into()).unwrap();
-    let mut events = etcd.snapshot(range, false);
+    let mut events = etcd.snapshot(range, PairOptions::default());
     let begun = next(&mut events).await;
     assert!(matches!(begun, Item::SnapshotBegun(_)), "{begun:?}");
     let (keys, last) = read(&mut events).await;

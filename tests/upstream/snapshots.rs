@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use etcd_client::{Txn, TxnOp};
 use watchmark::{
-    proto::watchmark::v1::KeyValue,
+    proto::{PairOptions, watchmark::v1::KeyValue},
     resume::{Header, KeyRange},
     upstream::{Etcd, EtcdConfig, Upstream, UpstreamEvents},
 };
 
 use super::{
-    harness::{Item, ended, next, prefix, revision},
+    harness::{Item, KEYS_ONLY, ended, next, prefix, revision},
     server::Server,
 };
 
@@ -58,7 +58,7 @@ async fn an_empty_range_is_a_whole_snapshot() {
     let server = Server::start(&[]).await;
     let last = server.put(&[("b/1", "x")]).await;
     let etcd = Etcd::connect(server.config()).unwrap();
-    let mut events = etcd.snapshot(prefix("a/"), false);
+    let mut events = etcd.snapshot(prefix("a/"), PairOptions::default());
     assert_eq!(begun(&mut events).await.revision, revision(last));
     assert!(pages(&mut events).await.is_empty());
 }
@@ -72,7 +72,7 @@ async fn one_key_and_every_key_are_ranges_too() {
         (KeyRange::new("b".into(), Bytes::new()).unwrap(), vec!["b"]),
         (KeyRange::prefix(Bytes::new()), vec!["a", "b", "c"]),
     ] {
-        let mut events = etcd.snapshot(range, true);
+        let mut events = etcd.snapshot(range, KEYS_ONLY);
         begun(&mut events).await;
         let pairs = pages(&mut events).await.concat();
         assert!(pairs.iter().all(|pair| pair.value.is_empty()));
@@ -88,7 +88,7 @@ async fn a_snapshot_is_pinned_to_one_revision_while_others_write() {
     let server = Server::start(&[]).await;
     let last = fill(&server, 30_000, "old").await;
     let etcd = Etcd::connect(server.config()).unwrap();
-    let mut events = etcd.snapshot(prefix("a/"), false);
+    let mut events = etcd.snapshot(prefix("a/"), PairOptions::default());
     assert_eq!(begun(&mut events).await.revision, revision(last));
     let Item::SnapshotPage(first) = next(&mut events).await else {
         panic!("no page");
@@ -115,7 +115,7 @@ async fn compaction_in_mid_paging_ends_the_snapshot_as_compacted() {
     let value = "old".repeat(100);
     fill(&server, 30_000, &value).await;
     let etcd = Etcd::connect(server.config()).unwrap();
-    let mut events = etcd.snapshot(prefix("a/"), false);
+    let mut events = etcd.snapshot(prefix("a/"), PairOptions::default());
     begun(&mut events).await;
     // What is asked for after the compaction notices it: not the second page,
     // of 16,000 keys, which is on its way.
@@ -153,7 +153,7 @@ async fn what_comes_at_once_stays_small_however_large_a_page_is() {
         ..server.config()
     };
     let etcd = Etcd::connect(config).unwrap();
-    let mut events = etcd.snapshot(prefix("a/"), false);
+    let mut events = etcd.snapshot(prefix("a/"), PairOptions::default());
     begun(&mut events).await;
     let pages = pages(&mut events).await;
     assert_eq!(pages.iter().map(Vec::len).sum::<usize>(), 4_500);
@@ -175,7 +175,7 @@ async fn a_pair_larger_than_a_page_still_comes() {
         ..server.config()
     };
     let etcd = Etcd::connect(config).unwrap();
-    let mut events = etcd.snapshot(prefix("a/"), false);
+    let mut events = etcd.snapshot(prefix("a/"), PairOptions::default());
     begun(&mut events).await;
     let pairs = pages(&mut events).await.concat();
     let sizes: Vec<_> = pairs.iter().map(|pair| pair.value.len()).collect();

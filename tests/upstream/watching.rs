@@ -40,7 +40,7 @@ async fn a_large_revision_comes_in_fragments_and_only_the_last_says_whole() {
     delete_all(&server).await;
     let etcd = Etcd::connect(server.config()).unwrap();
     let mut spec = spec("a/", last);
-    spec.prev_kv = true;
+    spec.pair_options.prev_kv = true;
     let (mut watch, _) = open(&etcd, spec).await;
     let (found, fragments) = events(&mut watch, 5_000).await;
     assert!(found.iter().all(|(at, _)| *at == last + 1));
@@ -100,7 +100,7 @@ async fn values_above_the_usual_message_limit_arrive() {
     let last = server.put(&pairs).await;
     let etcd = Etcd::connect(server.config()).unwrap();
     let mut spec = spec("a/", last - 11);
-    spec.prev_kv = true;
+    spec.pair_options.prev_kv = true;
     let (mut watch, _) = open(&etcd, spec).await;
     assert_eq!(events(&mut watch, 11).await.0.len(), 11);
 }

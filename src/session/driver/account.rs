@@ -115,7 +115,7 @@ fn session(stream: &Newcomer, since: SystemTime) -> SessionOverview {
         id: stream.session,
         peer: stream.peer.clone(),
         since,
-        rendering: stream.rendering,
+        pair_options: stream.pair_options,
         on_compaction: stream.request.on_compaction,
         auto_ack: stream.request.auto_ack,
         max_unacked_events: stream.request.max_unacked_events,

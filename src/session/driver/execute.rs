@@ -3,9 +3,12 @@
 
 use tracing::debug;
 
-use super::{Driver, Rendering, UpstreamUse};
+use super::{Driver, UpstreamUse};
 use crate::{
-    proto::watchmark::v1::{Event, KeyValue},
+    proto::{
+        PairOptions,
+        watchmark::v1::{Event, KeyValue},
+    },
     resume::{
         Attempt, Command, EndReason, Input, OutboxRoom, Selection, SessionId, Time,
         input::Upstream as Said,
@@ -39,14 +42,13 @@ impl Driver {
                 debug!(attempt = attempt.0, revision = %guard.revision, "opening a watch");
                 self.attempt = None;
                 self.observer.watch_begun();
-                let Some((selection, rendering)) = self.wanted() else {
+                let Some((selection, pair_options)) = self.wanted() else {
                     return self.nobody_asked(attempt, now);
                 };
                 let watch = self.surroundings.upstream.watch(WatchSpec {
                     selection,
                     guard,
-                    prev_kv: rendering.prev_kv,
-                    keys_only: rendering.keys_only,
+                    pair_options,
                     avoid_member: self.last_member.filter(|_| avoid_last_member),
                 });
                 self.attempt = Some(UpstreamUse {
@@ -65,8 +67,8 @@ impl Driver {
             }
             Command::ReadSnapshot(attempt) => {
                 debug!(attempt = attempt.0, "reading a snapshot");
-                self.read(attempt, now, |upstream, selection, rendering| {
-                    upstream.snapshot(selection.range, rendering.keys_only)
+                self.read(attempt, now, |upstream, selection, pair_options| {
+                    upstream.snapshot(selection.range, pair_options)
                 });
             }
             Command::AskProgress => {
@@ -119,16 +121,16 @@ impl Driver {
         &mut self,
         attempt: Attempt,
         now: Time,
-        begin: impl FnOnce(&dyn Upstream, Selection, Rendering) -> UpstreamEvents,
+        begin: impl FnOnce(&dyn Upstream, Selection, PairOptions) -> UpstreamEvents,
     ) {
         self.attempt = None;
         self.observer.not_watching();
-        let Some((selection, rendering)) = self.wanted() else {
+        let Some((selection, pair_options)) = self.wanted() else {
             return self.nobody_asked(attempt, now);
         };
         self.attempt = Some(UpstreamUse {
             number: attempt,
-            events: begin(&*self.surroundings.upstream, selection, rendering),
+            events: begin(&*self.surroundings.upstream, selection, pair_options),
             next: None,
             ask_progress: None,
             catching_up: None,
@@ -136,9 +138,9 @@ impl Driver {
     }
 
     /// What the live stream asked for.
-    fn wanted(&self) -> Option<(Selection, Rendering)> {
+    fn wanted(&self) -> Option<(Selection, PairOptions)> {
         let stream = self.streams.last()?;
-        Some((stream.request.selection.clone(), stream.rendering))
+        Some((stream.request.selection.clone(), stream.pair_options))
     }
 
     /// etcd is used for a live stream only; without one the attempt is over.

@@ -32,7 +32,10 @@ use super::{
 };
 use crate::{
     metrics,
-    proto::watchmark::v1::{Event, KeyValue},
+    proto::{
+        PairOptions,
+        watchmark::v1::{Event, KeyValue},
+    },
     resume::{
         AckId, AckRefusal, Attempt, Header, Input, OperationId, OperationRefusal, ProbeSample,
         Record, Revision, SeekTo, SessionId, SessionRequest, Settings, StoreFailed, Subscription,
@@ -53,15 +56,6 @@ const RETIMER_AFTER: Duration = Duration::from_millis(1);
 /// A task that has nothing to own any more looks this often whether those who
 /// hold its mailbox, and may never send anything, are gone.
 const LEAVE_AGAIN_AFTER: Duration = Duration::from_millis(100);
-
-/// How pairs are shown to a subscriber; may change from session to session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Rendering {
-    /// With the pair as it was before each event.
-    pub prev_kv: bool,
-    /// Without values.
-    pub keys_only: bool,
-}
 
 /// What all drivers share.
 pub(super) struct Surroundings {
@@ -104,7 +98,7 @@ pub(super) type OperationAnswer = oneshot::Sender<Result<Option<Revision>, Opera
 pub(super) struct Newcomer {
     pub(super) session: SessionId,
     pub(super) request: SessionRequest,
-    pub(super) rendering: Rendering,
+    pub(super) pair_options: PairOptions,
     /// An address and port, or `unix`.
     pub(super) peer: String,
     pub(super) since: Time,

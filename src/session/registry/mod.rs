@@ -31,7 +31,7 @@ use tokio::{
 use tracing::{Instrument, error, info_span};
 
 use super::{
-    Message, Overview, Rendering,
+    Message, Overview,
     driver::{Driver, Mail, Newcomer, OperationAnswer, Surroundings},
     observe,
     outbox::{Receiver, measured_outbox},
@@ -39,6 +39,7 @@ use super::{
 };
 use crate::{
     metrics,
+    proto::PairOptions,
     resume::{AckRefusal, ClientId, Revision, Selection, SessionId, SessionRequest, Settings},
     store::{CheckpointStore, StoreError},
     upstream::Upstream,
@@ -189,7 +190,7 @@ impl Registry {
         &self,
         client_id: &ClientId,
         request: SessionRequest,
-        rendering: Rendering,
+        pair_options: PairOptions,
         peer: String,
     ) -> Result<Subscribed, SubscribeError> {
         let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
@@ -198,7 +199,7 @@ impl Registry {
         let mail = Mail::Subscribe(Newcomer {
             session,
             request,
-            rendering,
+            pair_options,
             peer,
             since: self.surroundings.origin.elapsed(),
             outbox,

@@ -4,11 +4,12 @@ use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::{FutureExt, StreamExt};
 use watchmark::{
+    proto::PairOptions,
     resume::{
         self, AckRefusal, ClientId, EndReason, OnCompaction, Selection, SessionId, SessionRequest,
         Start,
     },
-    session::{AckError, Ended, Message, Receiver, Rendering},
+    session::{AckError, Ended, Message, Receiver},
 };
 
 use super::{
@@ -75,7 +76,7 @@ impl World {
         }
         let new =
             self.registry
-                .subscribe(&id, request, Rendering::default(), "a client".to_owned());
+                .subscribe(&id, request, PairOptions::default(), "a client".to_owned());
         let new = new.await.expect("a new stream");
         self.log.lock().push(format!("{id} subscribes"));
         self.settle_once().await;

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
 use watchmark::{
-    proto::watchmark::v1::{Event, KeyValue, event::EventType},
+    proto::{
+        PairOptions,
+        watchmark::v1::{Event, KeyValue, event::EventType},
+    },
     resume::{Guard, Item, KeyRange, Message, ProbeSample},
     upstream::{GuardAnswer, Upstream, UpstreamEvents, UpstreamItem, Watch, WatchSpec},
 };
@@ -122,7 +125,7 @@ impl Upstream for SimUpstream {
         self.begin(&range, Attempting::Head).0
     }
 
-    fn snapshot(&self, range: KeyRange, _keys_only: bool) -> UpstreamEvents {
+    fn snapshot(&self, range: KeyRange, _: PairOptions) -> UpstreamEvents {
         self.begin(&range, Attempting::Snapshot(None)).0
     }
 
