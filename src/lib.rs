@@ -5,7 +5,7 @@
 //!                                              |       ^
 //!                                  handle(Input, now)  next_command, poll_timeout
 //!                                              v       |
-//!                                     resume::Subscription { ledger, checkpoint, idle }
+//!                                     resume::Subscription { writes, ledger, phase }
 //! driver runs  OpenWatch, ReadSnapshot, AskProgress -> upstream     Deliver -> outbox -> gRPC stream
 //!              Persist -> store --Persisted--> driver --ReplyAck--> grpc   (ReplyAck only after Persisted)
 //! ```
@@ -19,7 +19,7 @@
 //! | [`survey`] | how the process is doing, and what is wrong | `session`, `resume`, the two traits |
 //! | [`grpc`] | our port: checks, conversions, the status table | `session`, `resume`, `proto`, `survey` |
 //! | [`admin`] | the operators' port: probes, metrics, the status page | `survey`, `session`, `resume`, `grpc`, `logging` |
-//! | [`metrics`] | every metric there is; all but `resume` may count | nothing of ours |
+//! | [`metrics`] | every metric there is; all but `resume` may count | `resume` |
 //! | [`logging`] | the log, and its filter | `config` |
 //! | [`cli`] | the operator's commands, on the API alone | `resume`, `proto` |
 //! | [`config`] | flags and environment, checked | `resume`, `store`, `cli` |

@@ -16,11 +16,7 @@ use std::{
 use serde::Serialize;
 
 use super::scrape::{age, checkpoint, idle_proof, member_id, state, unix_seconds};
-use crate::{
-    resume::{Proof, Revision},
-    session::Overview,
-    survey::Survey,
-};
+use crate::{resume::Revision, session::Overview, survey::Survey};
 
 const HTML: &str = include_str!("page.html");
 
@@ -256,12 +252,7 @@ fn subscription<'a>(
         oldest_unacked_seconds: age(now, overview.oldest_unacked_at),
         last_event: overview.last_event_at.map(unix_seconds),
         resyncs: overview.resyncs,
-        proof: match overview.last_advance.map(|(proof, _)| proof) {
-            Some(Proof::Acked) => "acked",
-            Some(Proof::Progress) => "progress",
-            Some(Proof::Delay) => "delay",
-            Some(Proof::Fresh) | None => "",
-        },
+        proof: overview.last_advance.map_or("", |(proof, _)| proof.name()),
         peer: session.map(|session| session.peer.as_str()),
         session_since: session.map(|session| unix_seconds(session.since)),
         history: history.of(client_id),

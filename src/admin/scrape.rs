@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{
     metrics::{CertificateSample, EndpointSample, ProblemSample, Scrape, SubscriptionSample},
-    resume::{Activity, Revision},
+    resume::{Activity, Proof, Revision},
     session::Overview,
     survey::{Reason, Survey},
 };
@@ -100,8 +100,8 @@ pub(super) fn member_id(member_id: u64) -> String {
 pub(super) const fn idle_proof(is_known: bool, can_ask_progress: bool) -> &'static str {
     match (is_known, can_ask_progress) {
         (false, _) => "",
-        (true, true) => "progress",
-        (true, false) => "delay",
+        (true, true) => Proof::Progress.name(),
+        (true, false) => Proof::Delay.name(),
     }
 }
 

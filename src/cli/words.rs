@@ -12,7 +12,7 @@ use prost_types::Timestamp;
 
 use crate::{
     proto::watchmark::v1::{Proof, SnapshotReason, StreamState, Subscription, SubscriptionState},
-    resume::KeyRange,
+    resume::{self, KeyRange},
 };
 
 /// What is unknown, or was never.
@@ -202,12 +202,10 @@ pub(super) const fn stream_state(state: StreamState) -> &'static str {
     }
 }
 
-pub(super) const fn proof(proof: Proof) -> &'static str {
-    match proof {
-        Proof::Unspecified => NONE,
-        Proof::Acked => "acked",
-        Proof::Progress => "progress",
-        Proof::Delay => "delay",
+pub(super) fn proof(proof: Proof) -> &'static str {
+    match resume::Proof::from(proof).name() {
+        "" => NONE,
+        name => name,
     }
 }
 

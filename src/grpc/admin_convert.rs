@@ -58,7 +58,7 @@ pub(super) fn subscription(
         last_event_time: overview.last_event_at.map(Timestamp::from),
         assumed: Revision::to_wire(record.and_then(|it| it.assumed)),
         last_advance: overview.last_advance.map(|(proof, at)| pb::Advance {
-            proof: convert::proof(proof).into(),
+            proof: pb::Proof::from(proof).into(),
             time: Some(at.into()),
         }),
         resyncs: overview.resyncs,

@@ -12,13 +12,13 @@ pub(super) fn response(session: SessionId, message: Message) -> pb::SubscribeRes
         Message::Opened {
             checkpoint,
             resumed,
-            proof: how,
+            proof,
             cluster_id,
         } => Body::Opened(pb::Opened {
             session_id: session.0,
             checkpoint: Revision::to_wire(checkpoint),
             resumed,
-            proof: proof(how).into(),
+            proof: pb::Proof::from(proof).into(),
             cluster_id,
         }),
         Message::Events {
@@ -54,15 +54,6 @@ pub(super) fn response(session: SessionId, message: Message) -> pb::SubscribeRes
     };
     pb::SubscribeResponse {
         message: Some(body),
-    }
-}
-
-pub(super) fn proof(proof: resume::Proof) -> pb::Proof {
-    match proof {
-        resume::Proof::Fresh => pb::Proof::Unspecified,
-        resume::Proof::Acked => pb::Proof::Acked,
-        resume::Proof::Progress => pb::Proof::Progress,
-        resume::Proof::Delay => pb::Proof::Delay,
     }
 }
 

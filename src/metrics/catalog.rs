@@ -3,6 +3,8 @@
 //!
 //! Names follow Prometheus: base units, `_total`, `_seconds`, `_info`.
 
+use crate::resume::Proof;
+
 /// What all names begin with, but for the process's own.
 const PREFIX: &str = "watchmark";
 /// What every exporter calls the metrics of its process.
@@ -164,7 +166,7 @@ catalog! {
         .of(&["compacted", "history_replaced", "requested"]);
     IDLE_ADVANCES = counter("idle_advances", "Positions moved forward although no event came, by proof")
         .by(&["proof"])
-        .of(&["progress", "delay"]);
+        .of(Proof::IDLE);
 
     ETCD_ENDPOINT_UP = gauge("etcd_endpoint_up", "1 while the endpoint serves us")
         .by(&["endpoint"]);

@@ -5,8 +5,9 @@
 //! - `scrape`: what is asked for at each scrape, and the whole text
 //!
 //! Counting is an atomic addition (a histogram's, a short lock), per batch and
-//! not per event; a label is looked up only for what is rare. Knows nothing of ours: whoever counts
-//! passes numbers and one of the label's values.
+//! not per event; a label is looked up only for what is rare. Knows nothing of
+//! ours but how proofs are called: whoever counts passes numbers and one of the
+//! label's values.
 //!
 //! Invariant: every name is in the catalog, and the catalog in every scrape.
 

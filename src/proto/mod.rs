@@ -20,5 +20,6 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("watc
 pub mod codec;
 mod items;
 mod pair_options;
+mod proof;
 
 pub use self::pair_options::PairOptions;

@@ -13,8 +13,8 @@ pub struct Record {
     pub checkpoint: Option<Revision>,
     /// What moved the checkpoint last; [`Proof::Fresh`] while there is none.
     pub proof: Proof,
-    /// Where the delay rule believes the subscription to be: at or above the
-    /// checkpoint, used only when the checkpoint itself is compacted.
+    /// Where evidence that can be wrong ([`Proof::Delay`]) has it: at or above
+    /// the checkpoint, used only when the checkpoint itself is compacted.
     pub assumed: Option<Revision>,
     /// Which history the checkpoint belongs to.
     pub history: History,
@@ -87,7 +87,8 @@ pub struct Fingerprint {
     pub deleted: bool,
 }
 
-/// How a position was established.
+/// On what evidence a position rests. How strong each is, and how another is
+/// added, is in `subscription::idle`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proof {
     /// There was none.
@@ -96,7 +97,7 @@ pub enum Proof {
     Acked,
     /// etcd certified it on the watch's own stream.
     Progress,
-    /// The delay rule assumed it.
+    /// The delay rule assumed it, which can be wrong.
     Delay,
 }
 

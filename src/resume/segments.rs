@@ -300,10 +300,8 @@ impl<E: Item> Segments<E> {
         let by_bytes = AHEAD_BYTES_MAX / density.bytes.max(1);
         let by_revisions = usize::try_from(behind / step).unwrap_or(usize::MAX);
         let count = SEGMENTS_MAX.min(by_bytes).min(by_revisions);
-        (1..)
-            .take(count)
-            .map_while(|n: i64| Revision::new(from.get() + n * step))
-            .collect()
+        let starts = (1..).map_while(|n: i64| Revision::new(from.get() + n * step));
+        starts.take(count).collect()
     }
 
     /// Cuts the open end: watches start right after each of `starts`, ascending.
@@ -404,9 +402,8 @@ impl<E: Item> Segments<E> {
     }
 
     fn find(&self, after: Revision) -> Option<usize> {
-        self.queue
-            .iter()
-            .position(|it| it.after == after && !it.is_said)
+        let mut segments = self.queue.iter();
+        segments.position(|it| it.after == after && !it.is_said)
     }
 }
 

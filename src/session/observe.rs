@@ -167,11 +167,12 @@ impl Observer {
 
     /// A record became durable.
     pub(super) fn persisted(&self, before: Position, after: Position) {
-        if after.checkpoint > before.checkpoint && after.proof == Some(Proof::Progress) {
-            self.metrics.idle_advances.inc("progress");
+        let proof = after.proof.map_or("", Proof::name);
+        if after.checkpoint > before.checkpoint && Proof::IDLE.contains(&proof) {
+            self.metrics.idle_advances.inc(proof);
         }
         if after.assumed > before.assumed {
-            self.metrics.idle_advances.inc("delay");
+            self.metrics.idle_advances.inc(Proof::Delay.name());
         }
     }
 }

@@ -13,7 +13,8 @@ use crate::{
     resume::{ClientId, Fingerprint, History, KeyRange, Proof, Record, Revision, Selection},
 };
 
-/// Of `StoredSubscription`. Raise it when an older watchmark would misread a record.
+/// Of `StoredSubscription`. Raise it when an older watchmark would misread a
+/// record; it refuses the numbers that it does not know of an enum, as newer.
 pub(super) const RECORD_VERSION: u32 = 1;
 
 /// A record that contradicts itself.
@@ -59,9 +60,7 @@ pub(super) fn check(record: &Record) -> Result<(), InvalidRecord> {
     let Some(checkpoint) = record.checkpoint else {
         return match record.proof {
             Proof::Fresh => check_fingerprint_key(record),
-            Proof::Acked | Proof::Progress | Proof::Delay => {
-                Err(InvalidRecord::ProofWithoutCheckpoint)
-            }
+            _ => Err(InvalidRecord::ProofWithoutCheckpoint),
         };
     };
     if record.assumed.is_some_and(|assumed| assumed < checkpoint) {
@@ -107,7 +106,7 @@ pub(super) fn encode(
         no_put: selection.no_put,
         no_delete: selection.no_delete,
         checkpoint: Revision::to_wire(*checkpoint),
-        proof: proof_to_wire(*proof).into(),
+        proof: v1::Proof::from(*proof).into(),
         assumed: Revision::to_wire(*assumed),
         fingerprint: history.fingerprint.as_ref().map(|it| StoredFingerprint {
             key: it.key.clone(),
@@ -137,6 +136,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(ClientId, Record), DecodeRecord> {
         0 => return Err(malformed("a record has no version")),
         found => return Err(DecodeRecord::Newer { found }),
     }
+    if is_later::<v1::Proof>(stored.proof)
+        || is_later::<v1::SnapshotReason>(stored.pending_snapshot)
+    {
+        let found = RECORD_VERSION + 1;
+        return Err(DecodeRecord::Newer { found });
+    }
     let client_id = ClientId::parse(&stored.client_id).map_err(malformed)?;
     let within = |what: String| malformed(format!("record of {client_id}: {what}"));
     if stored.written_at_ms < 0 {
@@ -145,6 +150,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(ClientId, Record), DecodeRecord> {
     let record = record_of(stored).map_err(within)?;
     check(&record).map_err(|invalid| within(invalid.to_string()))?;
     Ok((client_id, record))
+}
+
+/// Whether only a later version, with more values of the enum, can have written it.
+fn is_later<T: TryFrom<i32>>(number: i32) -> bool {
+    number > 0 && T::try_from(number).is_err()
 }
 
 fn record_of(stored: StoredSubscription) -> Result<Record, String> {
@@ -160,7 +170,7 @@ fn record_of(stored: StoredSubscription) -> Result<Record, String> {
             no_delete: stored.no_delete,
         },
         checkpoint: position_of("checkpoint", stored.checkpoint)?,
-        proof: proof_of(proof),
+        proof: proof.into(),
         assumed: position_of("assumed", stored.assumed)?,
         history: History {
             cluster_id: stored.cluster_id,
@@ -187,24 +197,6 @@ fn fingerprint_of(stored: StoredFingerprint) -> Result<Fingerprint, String> {
             .ok_or_else(|| format!("a mod_revision is {}", stored.mod_revision))?,
         deleted: stored.deleted,
     })
-}
-
-const fn proof_to_wire(proof: Proof) -> v1::Proof {
-    match proof {
-        Proof::Fresh => v1::Proof::Unspecified,
-        Proof::Acked => v1::Proof::Acked,
-        Proof::Progress => v1::Proof::Progress,
-        Proof::Delay => v1::Proof::Delay,
-    }
-}
-
-const fn proof_of(proof: v1::Proof) -> Proof {
-    match proof {
-        v1::Proof::Unspecified => Proof::Fresh,
-        v1::Proof::Acked => Proof::Acked,
-        v1::Proof::Progress => Proof::Progress,
-        v1::Proof::Delay => Proof::Delay,
-    }
 }
 
 const fn reason_to_wire(reason: Option<crate::resume::SnapshotReason>) -> v1::SnapshotReason {
@@ -318,6 +310,19 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_only_a_newer_version_knows_is_no_damage() {
+        let first_unknown = |is_known: fn(i32) -> bool| (0..).find(|&n| !is_known(n)).unwrap();
+        let proof = first_unknown(|n| v1::Proof::try_from(n).is_ok());
+        let reason = first_unknown(|n| v1::SnapshotReason::try_from(n).is_ok());
+        for newer in [
+            stored(|it| it.proof = proof),
+            stored(|it| it.pending_snapshot = reason),
+        ] {
+            assert_eq!(decode(&newer), Err(DecodeRecord::Newer { found: 2 }));
+        }
+    }
+
+    #[test]
     fn impossible_values_are_refused() {
         let spoils: [fn(&mut StoredSubscription); 13] = [
             |it| it.version = 0,
@@ -328,7 +333,7 @@ mod tests {
             |it| it.checkpoint = -1,
             |it| it.assumed = i64::MIN,
             |it| it.assumed = 1,
-            |it| it.proof = 4,
+            |it| it.proof = -1,
             |it| it.pending_snapshot = -1,
             |it| it.fingerprint.as_mut().unwrap().mod_revision = 0,
             |it| it.fingerprint.as_mut().unwrap().mod_revision = 41,

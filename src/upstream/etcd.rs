@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     proto::PairOptions,
-    resume::{Guard, Header, KeyRange, ProbeSample, Revision},
+    resume::{Guard, Header, KeyRange, ProbeSample, Proof, Revision},
 };
 
 /// `Status` reads no keys.
@@ -281,7 +281,11 @@ impl Shared {
         let asks_progress = server
             .version
             .is_some_and(|version| version.answers_progress_soundly());
-        let idle_proof = if asks_progress { "progress" } else { "delay" };
+        let idle_proof = if asks_progress {
+            Proof::Progress.name()
+        } else {
+            Proof::Delay.name()
+        };
         let member_id = format!("{:x}", server.member_id);
         info!(endpoint, member_id, version, idle_proof, "etcd member");
         let version_known = server.version.filter(|_| is_new_version);

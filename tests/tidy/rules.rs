@@ -14,7 +14,7 @@ pub(crate) const TEST_LINES_MAX: usize = 500;
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("proto", &["resume"]),
     ("resume", &[]),
-    ("metrics", &[]),
+    ("metrics", &["resume"]),
     ("upstream", &["resume", "proto", "metrics"]),
     ("store", &["resume", "proto", "metrics"]),
     (

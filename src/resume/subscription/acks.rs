@@ -254,13 +254,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && written.operations.is_empty();
         self.writes.unsure |= !is_ack;
         let mut operations = written.operations;
-        operations.extend(
-            self.writes
-                .wanted
-                .take()
-                .into_iter()
-                .flat_map(|it| it.operations),
-        );
+        let dropped = self.writes.wanted.take();
+        operations.extend(dropped.into_iter().flat_map(|it| it.operations));
         self.answer_acks(|_| true, &Err(AckRefusal::StoreFailed(failed.clone())));
         let awaits_store = matches!(self.phase, Phase::AwaitingStore);
         if let Some(session) = &mut self.session {
@@ -282,10 +277,9 @@ impl<E: Item, K: Item> Subscription<E, K> {
         of: impl Fn(Revision) -> bool,
         answer: &Result<Revision, AckRefusal>,
     ) {
-        for (ack, _) in self.writes.waiting.extract_if(.., |&mut (_, at)| of(at)) {
-            self.commands
-                .push_back(Command::ReplyAck(ack, answer.clone()));
-        }
+        let answered = self.writes.waiting.extract_if(.., |&mut (_, at)| of(at));
+        let replies = answered.map(|(ack, _)| Command::ReplyAck(ack, answer.clone()));
+        self.commands.extend(replies);
     }
 
     pub(super) fn reply_operations(
@@ -293,10 +287,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
         operations: Vec<OperationId>,
         answer: &Result<Option<Revision>, OperationRefusal>,
     ) {
-        for operation in operations {
-            self.commands
-                .push_back(Command::ReplyOperation(operation, answer.clone()));
-        }
+        let reply = |operation| Command::ReplyOperation(operation, answer.clone());
+        self.commands.extend(operations.into_iter().map(reply));
     }
 
     pub(super) fn reply(&mut self, ack: AckId, answer: Result<Revision, AckRefusal>) {

@@ -2,7 +2,7 @@
 
 use super::{Phase, Subscription, opening::Plan, session::Session, watching::fingerprint};
 use crate::resume::{
-    Command, Item, Message, Proof, Time,
+    Command, Item, Message, Time,
     batch::{Batch, Window},
 };
 
@@ -76,20 +76,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
             };
             return self.send(message, now);
         }
-        if self.assembler.is_idle()
-            && let Phase::Watching(watching) = &mut self.phase
-            && let Some(bookmark) = watching.bookmark.take()
-            // A member that lags can certify less than was delivered.
-            && Some(bookmark) >= self.ledger.delivered()
-        {
-            self.ledger.advance(bookmark);
-            self.assembler.advance(bookmark);
-            if !self.ledger.has_unacked() {
-                self.move_checkpoint(bookmark, Proof::Progress);
-            }
-            return self.send(Message::Progress(bookmark), now);
+        match self.certify() {
+            Some(revision) => self.send(Message::Progress(revision), now),
+            None => self.send_heartbeat(now),
         }
-        self.send_heartbeat(now);
     }
 
     fn send_heartbeat(&mut self, now: Time) {
@@ -103,15 +93,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// Enters every revision of a batch that completes its last one.
     fn note_delivered(&mut self, batch: &Batch<E>, now: Time) {
         let mut sent_before = batch.sent_before;
-        for revision in batch
-            .events
-            .chunk_by(|a, b| a.mod_revision() == b.mod_revision())
-        {
-            if let Some(last) = revision.last() {
-                let events = revision.len() as u64 + std::mem::take(&mut sent_before);
-                let revision = last.mod_revision();
-                self.ledger
-                    .deliver(revision, events, fingerprint(last), now);
+        let is_same = |a: &E, b: &E| a.mod_revision() == b.mod_revision();
+        for events in batch.events.chunk_by(is_same) {
+            if let Some(last) = events.last() {
+                let (revision, last) = (last.mod_revision(), fingerprint(last));
+                let count = events.len() as u64 + std::mem::take(&mut sent_before);
+                self.ledger.deliver(revision, count, last, now);
             }
         }
         if batch.events.is_empty() {

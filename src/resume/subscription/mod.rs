@@ -10,6 +10,7 @@
 //! - `watching`: what a running watch says, and what its silence means
 //! - `snapshot`: the state of the range, when there is no history to resume
 //! - `delivery`: what may be sent now
+//! - `idle`: what moves a position although no event came
 //!
 //! Invariants: the checkpoint never passes what was delivered and acknowledged
 //! but by idle advance, and never falls but by `resume_after`, a replaced
@@ -18,6 +19,7 @@
 
 mod acks;
 mod delivery;
+mod idle;
 mod opening;
 mod operator;
 mod session;

@@ -2,8 +2,8 @@
 
 use super::{Phase, Subscription, watching::Watching};
 use crate::resume::{
-    AckRefusal, Command, EndReason, Fingerprint, Header, History, IdleProof, Item, Proof, Record,
-    Revision, SnapshotReason, StreamState, Time, WatchOpened,
+    AckRefusal, Command, EndReason, Fingerprint, Header, History, Item, Proof, Record, Revision,
+    SnapshotReason, StreamState, Time, WatchOpened,
     batch::Assembler,
     history::{Suspicion, Verdict, judge},
     ledger::Ledger,
@@ -41,7 +41,7 @@ pub(super) struct Base {
 pub(super) enum Source {
     /// The stored checkpoint.
     Checkpoint,
-    /// The stored assumption of the delay rule.
+    /// What is stored as assumed.
     Assumed,
     /// The subscriber's request.
     ResumeAfter,
@@ -212,7 +212,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// History after the position is compacted.
     fn compacted(&mut self, base: Base, compact_revision: Option<Revision>) {
         self.suspicion.clear();
-        if let Some(assumed) = self.assumed_instead_of(base) {
+        if let Some(assumed) = self.assumed_instead_of(base.source) {
             self.begin_attempt(Plan::watch(assumed, Source::Assumed));
         } else {
             let reason = SnapshotReason::Compacted;
@@ -251,14 +251,6 @@ impl<E: Item, K: Item> Subscription<E, K> {
             now,
             &self.settings,
         ));
-    }
-
-    /// The delay rule's position, if it may replace a snapshot here.
-    pub(super) fn assumed_instead_of(&self, base: Base) -> Option<Revision> {
-        let may = base.source == Source::Checkpoint
-            && !self.is_open()
-            && self.settings.idle_proof != IdleProof::Progress;
-        self.writes.current()?.assumed.filter(|_| may)
     }
 
     /// etcd's history is another one. A live stream ends; a stream that has

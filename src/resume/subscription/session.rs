@@ -194,7 +194,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let store_says = match plan {
             Plan::Head => false,
             Plan::Watch(base) => match base.source {
-                Source::Checkpoint => self.assumed_instead_of(base).is_none(),
+                Source::Checkpoint => self.assumed_instead_of(base.source).is_none(),
                 Source::Head => true,
                 Source::Assumed | Source::ResumeAfter | Source::Delivered => false,
             },

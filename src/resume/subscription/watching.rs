@@ -1,9 +1,9 @@
 //! What a running watch says, and what its silence means.
 
-use super::{Phase, Subscription, opening::Source};
+use super::{Phase, Subscription, idle, opening::Source};
 use crate::resume::{
-    Command, Fingerprint, IdleProof, Item, OutboxRoom, ProbeSample, Record, Revision, Settings,
-    StreamState, Time, WatchOpened, idle::DelayRule,
+    Command, Fingerprint, Item, OutboxRoom, ProbeSample, Revision, Settings, StreamState, Time,
+    WatchOpened, delay_rule::DelayRule,
 };
 
 /// How long a subscriber may leave events waiting before its watch is closed
@@ -27,17 +27,18 @@ const HEALTHY_AFTER: Time = Time::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Watching {
     /// Progress requests are sound on its member, and not forbidden.
-    asks: bool,
-    /// Its member has a revision that the watch starts at or before: until
-    /// then etcd answers no progress request (etcd#20221), and silence says
-    /// nothing.
+    pub(super) asks: bool,
+    /// Its member is known to have a revision that the watch starts at or before:
+    /// the guard's answer or a sample said so, or the watch itself by saying
+    /// anything. Until then etcd answers no progress request (etcd#20221), and
+    /// silence says nothing.
     is_answerable: bool,
     /// The watch starts right after it.
     base: Revision,
     /// etcd's newest revision when the watch was created.
     target: Revision,
     pub(super) is_caught_up: bool,
-    delay_rule: DelayRule,
+    pub(super) delay_rule: DelayRule,
     /// The highest revision that etcd certified; told once events drained.
     pub(super) bookmark: Option<Revision>,
     /// When etcd last said anything.
@@ -62,7 +63,7 @@ impl Watching {
         settings: &Settings,
     ) -> Self {
         Self {
-            asks: opened.can_ask_progress && !matches!(settings.idle_proof, IdleProof::Delay),
+            asks: idle::may_ask(opened, settings),
             is_answerable: target.get() > base.get(),
             base,
             target,
@@ -96,7 +97,8 @@ impl Watching {
         }
     }
 
-    /// etcd said something on this watch, or is read again.
+    /// etcd said something on this watch, so it can answer; or it is read again,
+    /// after events that the subscriber did not take.
     pub(super) fn heard(&mut self, now: Time) {
         self.heard_at = now;
         self.asked_at = None;
@@ -110,9 +112,8 @@ impl Watching {
     }
 
     fn stall_due(&self, stall_after: Time) -> Option<Time> {
-        self.asked_at
-            .filter(|_| self.blocked_since.is_none())
-            .map(|asked_at| asked_at + stall_after)
+        let asked_at = self.asked_at.filter(|_| self.blocked_since.is_none())?;
+        Some(asked_at + stall_after)
     }
 
     fn park_due(&self) -> Option<Time> {
@@ -139,11 +140,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let delivered = self.ledger.delivered();
         let mut revisions = events.iter().map(Item::mod_revision);
         if let Some(first) = revisions.find(|&revision| Some(revision) > delivered) {
-            // An event at or below the assumed position proves the assumption wrong.
-            self.writes.change(|record| Record {
-                assumed: record.assumed.filter(|&assumed| assumed < first),
-                ..record.clone()
-            });
+            self.belie_assumed(first);
         }
         if self.assembler.is_belied_by(&events) {
             return self.replaced(Source::Delivered);
@@ -196,45 +193,14 @@ impl<E: Item, K: Item> Subscription<E, K> {
     pub(super) fn watching_timeout(&self, watching: &Watching) -> Option<Time> {
         let delivered = self.ledger.delivered();
         let is_idle = self.assembler.is_idle();
-        let ripens_at = watching.delay_rule.ripens_at();
-        [
+        let due = [
             watching.ask_due(),
             watching.stall_due(self.stall_after()),
             watching.park_due(),
             watching.caught_up_due(delivered).filter(|_| is_idle),
-            ripens_at
-                .filter(|_| self.may_assume(watching))
-                .map(|at| at.max(watching.event_at + self.settings.idle_after)),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    /// The delay rule.
-    fn assume(&mut self, now: Time) {
-        if let Phase::Watching(watching) = &self.phase
-            && self.may_assume(watching)
-            && now >= watching.event_at + self.settings.idle_after
-            && let Phase::Watching(watching) = &mut self.phase
-        {
-            let ripe = watching.delay_rule.ripe(now);
-            self.writes.change(|record| Record {
-                assumed: record
-                    .assumed
-                    .max(ripe.filter(|_| ripe > record.checkpoint)),
-                ..record.clone()
-            });
-        }
-    }
-
-    fn may_assume(&self, watching: &Watching) -> bool {
-        !watching.asks
-            && self.settings.idle_proof != IdleProof::Progress
-            && watching.is_caught_up
-            && self.assembler.is_idle()
-            && !self.ledger.has_unacked()
-            && self.writes.current_checkpoint().is_some()
+            self.assume_due(watching),
+        ];
+        due.into_iter().flatten().min()
     }
 
     /// The subscriber does not take what waits: etcd's history is the buffer.

@@ -1,8 +1,9 @@
-//! The delay rule: a position without events, where etcd certifies none.
+//! The delay rule: the evidence of `Proof::Delay`, where etcd certifies nothing.
 //!
 //! When no event came for x, the revision that the same member reported at
 //! least y ago, after this watch was created, is assumed to lie behind the
-//! watch. It is a belief, not a proof: it may only ever replace a snapshot.
+//! watch. That can be wrong, so it may only ever replace a snapshot: what it
+//! moves, and when, is in `subscription::idle`.
 //!
 //! What counts is time in which the watch could be heard. A process that was
 //! stopped finds its timers due before it has read what came meanwhile.

@@ -1,0 +1,97 @@
+//! Idle advance: what moves a position although no event came.
+//!
+//! etcd's revision is global: the position of a quiet range falls behind until
+//! it is compacted, unless something proves that there was nothing to deliver.
+//! A [`Proof`] says on what evidence a position rests. Two need no event, and no
+//! acknowledgement, because nothing waits for one:
+//!
+//! - [`Proof::Progress`]: etcd certified, on the watch's own stream, that all up
+//!   to a revision was sent (`certify`). It cannot be wrong: it moves the
+//!   checkpoint, and is sent on as `Progress`.
+//! - [`Proof::Delay`]: long silence, by the delay rule (`assume`). It can be
+//!   wrong: it moves `assumed`, beside the checkpoint, which only ever replaces
+//!   a snapshot (`assumed_instead_of`) and is dropped when an event belies it.
+//!
+//! Another is a variant of `Proof`, a line in each list of `proto::proof`, which
+//! all others take it from, and a function here: beside `certify` if it cannot be
+//! wrong, beside `assume` if it can. Neither may pass what is delivered and not
+//! acknowledged. What it has to hear from etcd, if that is new, is an `Input`.
+
+use super::{Phase, Subscription, opening::Source, watching::Watching};
+use crate::resume::{IdleProof, Item, Proof, Record, Revision, Settings, Time, WatchOpened};
+
+/// Whether a watch is to be asked for progress: its member can, and nobody
+/// forbids it.
+pub(super) const fn may_ask(opened: &WatchOpened, settings: &Settings) -> bool {
+    opened.can_ask_progress && !matches!(settings.idle_proof, IdleProof::Delay)
+}
+
+impl<E: Item, K: Item> Subscription<E, K> {
+    /// Goes to where etcd certified that all was sent, once all is delivered
+    /// that came before. Returns where, to be told.
+    pub(super) fn certify(&mut self) -> Option<Revision> {
+        if self.assembler.is_idle()
+            && let Phase::Watching(watching) = &mut self.phase
+            && let Some(bookmark) = watching.bookmark.take()
+            // A member that lags can certify less than was delivered.
+            && Some(bookmark) >= self.ledger.delivered()
+        {
+            self.ledger.advance(bookmark);
+            self.assembler.advance(bookmark);
+            if !self.ledger.has_unacked() {
+                self.move_checkpoint(bookmark, Proof::Progress);
+            }
+            return Some(bookmark);
+        }
+        None
+    }
+
+    /// Goes, beside the checkpoint, to where the delay rule has the watch.
+    pub(super) fn assume(&mut self, now: Time) {
+        if let Phase::Watching(watching) = &self.phase
+            && self.may_assume_at(watching).is_some_and(|at| at <= now)
+            && let Phase::Watching(watching) = &mut self.phase
+        {
+            let ripe = watching.delay_rule.ripe(now);
+            self.set_assumed(|it| it.assumed.max(ripe.filter(|_| ripe > it.checkpoint)));
+        }
+    }
+
+    /// When `assume` has something to do.
+    pub(super) fn assume_due(&self, watching: &Watching) -> Option<Time> {
+        let may_at = self.may_assume_at(watching)?;
+        Some(watching.delay_rule.ripens_at()?.max(may_at))
+    }
+
+    /// When the silence is long enough; `None`: it is not the delay rule's.
+    fn may_assume_at(&self, watching: &Watching) -> Option<Time> {
+        let may = !watching.asks
+            && self.settings.idle_proof != IdleProof::Progress
+            && watching.is_caught_up
+            && self.assembler.is_idle()
+            && !self.ledger.has_unacked()
+            && self.writes.current_checkpoint().is_some();
+        may.then(|| watching.event_at + self.settings.idle_after)
+    }
+
+    /// An event came: at or below what was assumed, it proves that wrong.
+    pub(super) fn belie_assumed(&mut self, event: Revision) {
+        self.set_assumed(|record| record.assumed.filter(|&assumed| assumed < event));
+    }
+
+    fn set_assumed(&mut self, assumed: impl FnOnce(&Record) -> Option<Revision>) {
+        self.writes.change(|record| Record {
+            assumed: assumed(record),
+            ..record.clone()
+        });
+    }
+
+    /// What was assumed, if it may replace a snapshot where what `source` says is
+    /// compacted.
+    pub(super) fn assumed_instead_of(&self, source: Source) -> Option<Revision> {
+        let may = source == Source::Checkpoint
+            && !self.is_open()
+            && self.settings.idle_proof != IdleProof::Progress;
+        self.writes.current()?.assumed.filter(|_| may)
+    }
+}
