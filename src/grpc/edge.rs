@@ -52,8 +52,8 @@ pub(super) struct AskedAck {
 
 impl Asked {
     pub(super) fn parse(request: SubscribeRequest) -> Result<Self, Cause> {
-        // Exhaustive: a new field has to be put where it belongs. `Selection` and
-        // `SessionRequest` say what is theirs.
+        // Exhaustive: a new field has to be put where it belongs. `Selection`,
+        // `SessionRequest` and `PairOptions` say what is theirs.
         let SubscribeRequest {
             client_id,
             prefix,

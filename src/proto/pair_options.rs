@@ -26,7 +26,11 @@ impl PairOptions {
     /// from etcd for a stream, of an event or of a snapshot, whatever etcd
     /// itself has left out already.
     pub fn apply(self, pair: &mut KeyValue) {
-        if self.keys_only {
+        let Self {
+            prev_kv: _,
+            keys_only,
+        } = self;
+        if keys_only {
             pair.value = Bytes::new();
             // It would keep the whole message, with the value, in memory.
             pair.key = Bytes::copy_from_slice(&pair.key);
