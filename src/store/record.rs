@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-use super::rows::RECORD_BYTES_MAX;
 use crate::{
     proto::watchmark::v1::{self, StoredFingerprint, StoredSubscription},
     resume::{ClientId, Fingerprint, History, KeyRange, Proof, Record, Revision, Selection},
@@ -16,6 +15,12 @@ use crate::{
 /// Of `StoredSubscription`. Raise it when an older watchmark would misread a
 /// record; it refuses the numbers that it does not know of an enum, as newer.
 pub(super) const RECORD_VERSION: u32 = 1;
+/// Some 48 MiB, above what a gRPC message carries, in as many chunks as a row's
+/// number can tell apart.
+const RECORD_BYTES_MAX: usize = CHUNK_BYTES * (u16::MAX as usize);
+/// What of a record goes into one row. sled's pages have up to 17 rows:
+/// 17 * (768 + 18 + 1 + 65) < 64 KiB / 4.
+pub(super) const CHUNK_BYTES: usize = 768;
 
 /// A record that contradicts itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -21,7 +21,7 @@ use std::{
 use prost::Message;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
-use super::record::{self, DecodeRecord};
+use super::record::{self, CHUNK_BYTES, DecodeRecord};
 use crate::{
     proto::watchmark::v1::StoredCommit,
     resume::{ClientId, Record},
@@ -35,11 +35,6 @@ const COMMIT_KEY: &[u8] = b"commit";
 const COMMIT_LENGTH_BYTES: usize = 1;
 /// 16 of a hash of the client_id, 2 of the chunk's number.
 const ROW_KEY_BYTES: usize = 16 + 2;
-/// sled's pages have up to 17 rows: 17 * (768 + 18 + 1 + 65) < 64 KiB / 4.
-const CHUNK_BYTES: usize = 768;
-/// So that a chunk's number fits: 48 MiB, above what a gRPC message carries.
-pub(super) const RECORD_BYTES_MAX: usize = CHUNK_BYTES * (u16::MAX as usize);
-
 /// A key and what it holds.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
