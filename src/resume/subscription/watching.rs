@@ -212,8 +212,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     pub(super) fn unpark(&mut self, needs: u64) {
         let session = self.session.as_ref();
-        let is_drained = session.is_some_and(|session| session.room == OutboxRoom::Free);
-        if is_drained
+        let has_kept_up = session.is_some_and(|session| session.room == OutboxRoom::Free);
+        if has_kept_up
             && self.window().is_none_or(|window| window.admits(needs))
             && let Some(plan) = self.plan_to_continue()
         {
