@@ -115,10 +115,12 @@ mod tests {
     use super::*;
     use crate::resume::{Guard, KeyRange, Selection};
 
-    const KEYS_ONLY: PairOptions = PairOptions {
-        prev_kv: false,
-        keys_only: true,
-    };
+    fn keys_only() -> PairOptions {
+        PairOptions {
+            keys_only: true,
+            ..PairOptions::default()
+        }
+    }
 
     fn pair(key: &'static str, mod_revision: i64) -> KeyValue {
         KeyValue {
@@ -174,7 +176,7 @@ mod tests {
 
     #[test]
     fn keys_only_drops_both_values() {
-        let events = events(vec![event(Some(pair("k", 1)))], KEYS_ONLY).unwrap();
+        let events = events(vec![event(Some(pair("k", 1)))], keys_only()).unwrap();
         let values = [&events[0].kv, &events[0].prev_kv].map(|kv| kv.as_ref().unwrap().value.len());
         assert_eq!(values, [0, 0]);
     }
@@ -188,7 +190,7 @@ mod tests {
             value: message.slice(3..),
             ..KeyValue::default()
         };
-        let events = events(vec![event(Some(pair))], KEYS_ONLY).unwrap();
+        let events = events(vec![event(Some(pair))], keys_only()).unwrap();
         assert_eq!(events[0].kv.as_ref().unwrap().key, [7; 3][..]);
         assert!(message.is_unique());
     }

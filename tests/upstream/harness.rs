@@ -25,10 +25,12 @@ pub(crate) fn prefix(prefix: &'static str) -> KeyRange {
 }
 
 /// A watch of a prefix that continues after `after`.
-pub(crate) const KEYS_ONLY: PairOptions = PairOptions {
-    prev_kv: false,
-    keys_only: true,
-};
+pub(crate) fn keys_only() -> PairOptions {
+    PairOptions {
+        keys_only: true,
+        ..PairOptions::default()
+    }
+}
 
 pub(crate) fn spec(range: &'static str, after: i64) -> WatchSpec {
     WatchSpec {

@@ -36,7 +36,7 @@ use watchmark::{
 };
 
 use super::{
-    harness::{Item, KEYS_ONLY, next, prefix, revision},
+    harness::{Item, keys_only, next, prefix, revision},
     server::DEADLINE,
 };
 
@@ -317,7 +317,7 @@ async fn pairs_hold_what_was_asked_for_though_etcd_says_more() {
         })
     })
     .await;
-    let mut events = etcd.snapshot(prefix("a/"), KEYS_ONLY);
+    let mut events = etcd.snapshot(prefix("a/"), keys_only());
     let (mut pairs, mut bare) = (0, 0);
     loop {
         match next(&mut events).await {

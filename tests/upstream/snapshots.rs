@@ -11,7 +11,7 @@ use watchmark::{
 };
 
 use super::{
-    harness::{Item, KEYS_ONLY, ended, next, prefix, revision},
+    harness::{Item, ended, keys_only, next, prefix, revision},
     server::Server,
 };
 
@@ -72,7 +72,7 @@ async fn one_key_and_every_key_are_ranges_too() {
         (KeyRange::new("b".into(), Bytes::new()).unwrap(), vec!["b"]),
         (KeyRange::prefix(Bytes::new()), vec!["a", "b", "c"]),
     ] {
-        let mut events = etcd.snapshot(range, KEYS_ONLY);
+        let mut events = etcd.snapshot(range, keys_only());
         begun(&mut events).await;
         let pairs = pages(&mut events).await.concat();
         assert!(pairs.iter().all(|pair| pair.value.is_empty()));
