@@ -78,13 +78,8 @@ pub(super) fn say_record(record: &Record) -> String {
     line
 }
 
-const fn say_proof(proof: Proof) -> &'static str {
-    match proof {
-        Proof::Fresh => "fresh",
-        Proof::Acked => "acked",
-        Proof::Progress => "progress",
-        Proof::Delay => "delay",
-    }
+fn say_proof(proof: Proof) -> String {
+    format!("{proof:?}").to_lowercase()
 }
 
 pub(super) fn say_refusal(refusal: &AckRefusal) -> String {
