@@ -13,6 +13,7 @@
 //! | module | owns | may use |
 //! |---|---|---|
 //! | [`resume`] | the rules: a pure state machine, no I/O, no clock | nothing of ours |
+//! | [`proto`] | the generated messages; what a pair holds, and what a proof is called, in them | `resume` |
 //! | [`upstream`] | etcd: watches, snapshots, the probe | `resume`, `proto` |
 //! | [`store`] | where checkpoints live | `resume`, `proto` |
 //! | [`session`] | one task per subscription | `resume`, `proto`, the two traits |

@@ -1,4 +1,9 @@
 //! The messages and services generated from `proto/`.
+//!
+//! - `items`: events and pairs, as `resume` sees them
+//! - `pair_options`: what a stream sees of each pair
+//! - `proof`: what a proof is called
+//! - `codec`: how messages are encoded for tonic
 #![expect(missing_docs, reason = "generated code; proto/ documents it")]
 
 /// Our own API and what the store holds.
