@@ -227,13 +227,10 @@ fn subscription<'a>(
     let client_id = overview.client_id.as_str();
     let selection = &overview.selection;
     let session = overview.session.as_ref();
+    let lacks = session.map(|it| it.pair_options.lacks());
     let options = [
         (selection.no_put, "no puts"),
         (selection.no_delete, "no deletes"),
-        (
-            session.is_some_and(|it| it.pair_options.keys_only),
-            "keys only",
-        ),
         (session.is_some_and(|it| it.auto_ack), "acks by itself"),
     ];
     PageSubscription {
@@ -241,6 +238,7 @@ fn subscription<'a>(
         range: range(selection.range.key(), selection.range.range_end()),
         filters: options
             .into_iter()
+            .chain(lacks.into_iter().flatten())
             .filter_map(|(is_set, name)| is_set.then_some(name))
             .collect(),
         state: state(overview.activity),

@@ -50,4 +50,13 @@ impl PairOptions {
         let Self { prev_kv, keys_only } = self;
         [("prev_kv", prev_kv), ("keys_only", keys_only)]
     }
+
+    /// What a stream lacks, in the status page's words.
+    pub const fn lacks(self) -> [(bool, &'static str); 1] {
+        let Self {
+            prev_kv: _,
+            keys_only,
+        } = self;
+        [(keys_only, "keys only")]
+    }
 }

@@ -61,7 +61,10 @@ mod tests {
     use proptest::{collection::vec, prelude::*, strategy::ValueTree};
     use prost::Message;
 
-    use crate::proto::watchmark::v1::{StoredCommit, StoredFingerprint, StoredSubscription};
+    use crate::{
+        proto::watchmark::v1::{StoredCommit, StoredFingerprint, StoredSubscription},
+        resume::Proof,
+    };
 
     fn bytes() -> impl Strategy<Value = Bytes> {
         let some = vec(any::<u8>(), 0..6).prop_map(Bytes::from);
@@ -80,7 +83,7 @@ mod tests {
         let version = prop_oneof![8 => Just(1), 1 => any::<u32>()];
         let fingerprint = prop::option::of((bytes(), number(), any::<bool>()));
         let enums = (
-            prop_oneof![8 => 0..4, 1 => any::<i32>()],
+            prop_oneof![8 => 0..=i32::try_from(Proof::IDLE.len()).unwrap() + 1, 1 => any::<i32>()],
             prop_oneof![8 => 0..5, 1 => any::<i32>()],
         );
         let head = (version, name, bytes(), bytes(), enums);

@@ -24,7 +24,6 @@ pub(crate) fn prefix(prefix: &'static str) -> KeyRange {
     KeyRange::prefix(prefix.into())
 }
 
-/// A watch of a prefix that continues after `after`.
 pub(crate) fn keys_only() -> PairOptions {
     PairOptions {
         keys_only: true,
@@ -32,6 +31,7 @@ pub(crate) fn keys_only() -> PairOptions {
     }
 }
 
+/// A watch of a prefix that continues after `after`.
 pub(crate) fn spec(range: &'static str, after: i64) -> WatchSpec {
     WatchSpec {
         selection: Selection {

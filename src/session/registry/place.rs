@@ -40,16 +40,39 @@ impl Place {
     /// Gives the place back, unless mail has come or is about to: then the
     /// driver goes on. After `true` it must end.
     pub(in crate::session) fn leave(&self, mailbox: &mpsc::Receiver<Box<Mail>>) -> bool {
-        /// The one in `Drivers`.
-        const OWN_SENDER: usize = 1;
         let Some(drivers) = self.drivers.upgrade() else {
             return true;
         };
         let mut drivers = lock(&drivers);
-        if !mailbox.is_empty() || mailbox.sender_strong_count() > OWN_SENDER {
-            return false;
+        let may_leave = nothing_is_left(|| mailbox.sender_strong_count(), || mailbox.is_empty());
+        if may_leave {
+            drivers.by_client_id.remove(&self.client_id);
         }
-        drivers.by_client_id.remove(&self.client_id);
-        true
+        may_leave
+    }
+}
+
+/// Whoever sent and is gone has sent before: so the senders are looked at
+/// first. Nobody comes by a sender meanwhile, but one who has it may send and go.
+fn nothing_is_left(senders: impl FnOnce() -> usize, is_empty: impl FnOnce() -> bool) -> bool {
+    /// The one in `Drivers`.
+    const OWN_SENDER: usize = 1;
+    senders() <= OWN_SENDER && is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn who_sends_and_goes_between_two_looks_is_read() {
+        let is_gone = Cell::new(false);
+        let senders = || if is_gone.replace(true) { 1 } else { 2 };
+        let is_empty = || !is_gone.replace(true);
+        assert!(!nothing_is_left(senders, is_empty));
+        assert!(!nothing_is_left(|| 1, || false));
+        assert!(nothing_is_left(|| 1, || true));
     }
 }
