@@ -13,8 +13,8 @@ use super::{
     connect::{Connection, ServerVersion},
     endpoints::Endpoint,
     error::Failure,
-    etcd::Shared,
     maintenance::{self, Member},
+    shared::Shared,
     status::FailureKind,
 };
 use crate::resume::Revision;
@@ -84,7 +84,7 @@ async fn ask(
     connection: &Connection,
 ) -> Result<(Member, Option<Revision>), Failure> {
     let token = shared.auth.token().await?;
-    let asked = maintenance::member(connection, &token);
+    let asked = maintenance::member(connection, token.value());
     let member = match timeout(GREETING_TIMEOUT, asked).await {
         Ok(Ok(member)) => member,
         Ok(Err(error)) => {

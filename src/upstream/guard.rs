@@ -13,8 +13,8 @@ use super::{
     connect::Connection,
     convert,
     error::Failure,
-    etcd::Shared,
-    opening::Requests,
+    requests::Requests,
+    shared::Shared,
 };
 use crate::{
     proto::etcdserverpb::WatchCreateRequest,

@@ -6,15 +6,17 @@ use etcd_client::{Channel, Client, Error};
 use tonic::{
     body::Body,
     codegen::http::{HeaderValue, Request},
+    metadata::{Ascii, MetadataValue},
 };
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
 use super::{
-    auth::Token,
     connect::{Connection, ServerVersion},
     version::Version,
 };
 use crate::resume::Revision;
+
+type Token = MetadataValue<Ascii>;
 
 /// What a server says of itself.
 #[derive(Clone, Copy, Default, Debug)]
@@ -43,7 +45,7 @@ pub(super) async fn authenticate(
     user: &str,
     password: &str,
 ) -> Result<String, Error> {
-    let mut auth = client(connection, &Token::default()).await?.auth_client();
+    let mut auth = client(connection, None).await?.auth_client();
     let answer = auth
         .authenticate(user.to_owned(), password.to_owned())
         .await?;
@@ -53,13 +55,16 @@ pub(super) async fn authenticate(
 /// Who answers on this connection, and its version.
 pub(super) async fn server_version(
     connection: &Connection,
-    token: &Token,
+    token: Option<&Token>,
 ) -> Result<ServerVersion, Error> {
     Ok(member(connection, token).await?.into())
 }
 
 /// Who answers on this connection, and how it is.
-pub(super) async fn member(connection: &Connection, token: &Token) -> Result<Member, Error> {
+pub(super) async fn member(
+    connection: &Connection,
+    token: Option<&Token>,
+) -> Result<Member, Error> {
     let mut maintenance = client(connection, token).await?.maintenance_client();
     let answer = maintenance.status().await?;
     let header = answer.header();
@@ -73,9 +78,8 @@ pub(super) async fn member(connection: &Connection, token: &Token) -> Result<Mem
 }
 
 /// Without credentials of its own it asks nobody while it is built.
-async fn client(connection: &Connection, token: &Token) -> Result<Client, Error> {
+async fn client(connection: &Connection, token: Option<&Token>) -> Result<Client, Error> {
     let header = token
-        .value()
         .and_then(|token| HeaderValue::from_bytes(token.as_bytes()).ok())
         .map(|mut header| {
             header.set_sensitive(true);

@@ -6,12 +6,13 @@
 //! | `connect`, `endpoints` | connections that dial once; the choice among endpoints |
 //! | `auth`, `maintenance` | the shared token; etcd-client |
 //! | `call` | deadline and token of one call |
-//! | `watch`, `opening`, `guard`, `catchup` | a watch, how it begins, its resume guard, its permits |
+//! | `watch`, `opening`, `requests`, `guard`, `catchup` | a watch, how it begins, what it is asked, its resume guard, its permits |
 //! | `pieces` | large responses, cut while they arrive |
 //! | `snapshot`, `pages` | a range at one revision, in pages of bounded size |
 //! | `probe`, `live` | etcd's revision by member; the ranges being watched |
 //! | `status`, `condition`, `greet` | what an operator sees of all this |
 //! | `version`, `error`, `convert` | what servers can do, and what they say |
+//! | `shared` | what all uses of etcd share |
 //! | `etcd` | all of it behind the trait |
 
 use std::{future::Future, pin::Pin};
@@ -47,6 +48,8 @@ mod opening;
 mod pages;
 mod pieces;
 mod probe;
+mod requests;
+mod shared;
 mod snapshot;
 mod status;
 mod version;

@@ -5,11 +5,8 @@
 
 use std::{iter, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt, future::try_join_all, stream};
-use tokio::{
-    sync::{Notify, oneshot},
-    time::timeout,
-};
+use futures_util::future::try_join_all;
+use tokio::time::timeout;
 use tonic::{Status, Streaming};
 use tracing::debug;
 
@@ -21,61 +18,18 @@ use super::{
     convert::{self, Malformed},
     endpoints::{CountedWatch, Endpoint},
     error::{Failure, Meaning, status_text},
-    etcd::{Shared, read_head},
     guard,
     live::id,
+    requests::Requests,
+    shared::{Shared, read_head},
 };
 use crate::{
-    proto::etcdserverpb::{
-        WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
-        watch_request::RequestUnion,
-    },
+    proto::etcdserverpb::WatchResponse,
     resume::{Guard, GuardReading, KeyRange, Revision, WatchOpened},
 };
 
 /// Connecting and creating; etcd answers a creation at once.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What is asked on the stream of one watch; dropped, it ends the stream.
-pub(super) struct Requests {
-    progress: Arc<Notify>,
-    _open: oneshot::Sender<()>,
-}
-
-impl Requests {
-    /// `create`, then a progress request for each time it was asked.
-    pub(super) fn new(
-        create: WatchCreateRequest,
-    ) -> (Self, impl Stream<Item = WatchRequest> + Send + 'static) {
-        let progress = Arc::new(Notify::new());
-        let (open, ended) = oneshot::channel();
-        let create = Some(Box::new(create));
-        let to_say = (create, Arc::clone(&progress));
-        let said = stream::unfold(to_say, |(create, progress)| async move {
-            let request = match create {
-                Some(create) => RequestUnion::CreateRequest(*create),
-                None => {
-                    progress.notified().await;
-                    RequestUnion::ProgressRequest(WatchProgressRequest {})
-                }
-            };
-            let request = WatchRequest {
-                request_union: Some(request),
-            };
-            Some((request, (None, progress)))
-        });
-        let requests = Self {
-            progress,
-            _open: open,
-        };
-        (requests, said.take_until(ended))
-    }
-
-    /// Never waits: asked again before it was sent, it is sent once.
-    pub(super) fn ask_progress(&self) {
-        self.progress.notify_one();
-    }
-}
 
 /// One watch that etcd created.
 pub(super) struct Created {

@@ -14,8 +14,8 @@ use super::{
     convert,
     endpoints::Endpoint,
     error::Failure,
-    etcd::Shared,
     live::{RangeId, id},
+    shared::Shared,
 };
 use crate::{
     proto::etcdserverpb::TxnResponse,

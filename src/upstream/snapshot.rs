@@ -25,9 +25,9 @@ use super::{
     convert::{self, Malformed},
     endpoints::Endpoint,
     error::{Failure, Meaning},
-    etcd::Shared,
     guard,
     pages::PagePlan,
+    shared::Shared,
 };
 use crate::{
     proto::{

@@ -27,9 +27,9 @@ use super::{
     convert::{self, Malformed},
     endpoints::{CountedWatch, Endpoint},
     error::{Failure, Meaning, status_text},
-    etcd::Shared,
     live::LiveWatch,
     opening::{self, Created, Open},
+    shared::Shared,
     status::FailureKind,
 };
 use crate::{

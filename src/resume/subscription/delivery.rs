@@ -1,6 +1,6 @@
 //! What may be sent now.
 
-use super::{Phase, Subscription, opening::Plan, session::Session, watching::fingerprint};
+use super::{Phase, Subscription, plan::Plan, session::Session, watching::fingerprint};
 use crate::resume::{
     Command, Item, Message, Time,
     batch::{Batch, Window},

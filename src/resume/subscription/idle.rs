@@ -17,7 +17,7 @@
 //! wrong, beside `assume` if it can. Neither may pass what is delivered and not
 //! acknowledged. What it has to hear from etcd, if that is new, is an `Input`.
 
-use super::{Phase, Subscription, opening::Source, watching::Watching};
+use super::{Phase, Subscription, plan::Source, watching::Watching};
 use crate::resume::{IdleProof, Item, Proof, Record, Revision, Settings, Time, WatchOpened};
 
 /// Whether a watch is to be asked for progress: its member can, and nobody

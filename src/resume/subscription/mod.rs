@@ -6,6 +6,7 @@
 //! - `session`: how a stream begins, opens and ends
 //! - `acks`: how the checkpoint moves and becomes durable
 //! - `operator`: what an operator sees, moves and deletes
+//! - `plan`: what an attempt on etcd is for
 //! - `opening`: how an attempt on etcd begins and fails, and what its guard means
 //! - `watching`: what a running watch says, and what its silence means
 //! - `snapshot`: the state of the range, when there is no history to resume
@@ -22,6 +23,7 @@ mod delivery;
 mod idle;
 mod opening;
 mod operator;
+mod plan;
 mod session;
 mod snapshot;
 #[cfg(test)]
@@ -31,7 +33,7 @@ mod watching;
 use std::collections::VecDeque;
 
 use self::{
-    acks::Writes, opening::Plan, session::Session, snapshot::Snapshotting, watching::Watching,
+    acks::Writes, plan::Plan, session::Session, snapshot::Snapshotting, watching::Watching,
 };
 use super::{
     AckRefusal, Attempt, Command, EndReason, History, Input, Item, OnCompaction, Record, Revision,

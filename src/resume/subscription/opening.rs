@@ -1,6 +1,10 @@
 //! How an attempt on etcd begins and fails, and what its guard means.
 
-use super::{Phase, Subscription, watching::Watching};
+use super::{
+    Phase, Subscription, idle,
+    plan::{Base, Loss, Plan, Source},
+    watching::Watching,
+};
 use crate::resume::{
     AckRefusal, Command, EndReason, Fingerprint, Header, History, Item, Proof, Record, Revision,
     SnapshotReason, StreamState, Time, WatchOpened,
@@ -8,63 +12,6 @@ use crate::resume::{
     history::{Suspicion, Verdict, judge},
     ledger::Ledger,
 };
-
-/// What an attempt is for.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Plan {
-    /// Read etcd's newest revision, then watch from there.
-    Head,
-    /// Watch from right after a position.
-    Watch(Base),
-    /// Read the range, then watch from right after its revision.
-    Snapshot(Loss),
-}
-
-/// Why there is no history to resume.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Loss {
-    pub(super) reason: SnapshotReason,
-    /// etcd's compact_revision, if it is known and the reason.
-    pub(super) compact_revision: Option<Revision>,
-}
-
-/// A position to watch from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Base {
-    /// The watch starts right after it.
-    pub(super) revision: Revision,
-    pub(super) source: Source,
-}
-
-/// Where a position comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
-    /// The stored checkpoint.
-    Checkpoint,
-    /// What is stored as assumed.
-    Assumed,
-    /// The subscriber's request.
-    ResumeAfter,
-    /// etcd's newest revision when the subscription began.
-    Head,
-    /// What this session delivered.
-    Delivered,
-}
-
-impl From<SnapshotReason> for Loss {
-    fn from(reason: SnapshotReason) -> Self {
-        Self {
-            reason,
-            compact_revision: None,
-        }
-    }
-}
-
-impl Plan {
-    pub(super) const fn watch(revision: Revision, source: Source) -> Self {
-        Self::Watch(Base { revision, source })
-    }
-}
 
 impl<E: Item, K: Item> Subscription<E, K> {
     /// Ends the current attempt, if any, and begins another.
@@ -249,7 +196,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
             base.revision,
             header.revision,
             now,
-            &self.settings,
+            idle::may_ask(opened, &self.settings),
+            self.settings.idle_lag,
         ));
     }
 

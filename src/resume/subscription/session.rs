@@ -2,7 +2,7 @@
 
 use super::{
     Phase, Subscription,
-    opening::{Base, Loss, Plan, Source},
+    plan::{Base, Loss, Plan, Source},
 };
 use crate::resume::{
     Command, EndReason, History, Item, Message, OnCompaction, OutboxRoom, Proof, Record, Revision,

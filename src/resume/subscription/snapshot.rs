@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{
     Phase, Subscription,
-    opening::{Loss, Plan, Source},
+    plan::{Loss, Plan, Source},
     watching::fingerprint,
 };
 use crate::resume::{

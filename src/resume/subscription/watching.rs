@@ -1,9 +1,9 @@
 //! What a running watch says, and what its silence means.
 
-use super::{Phase, Subscription, idle, opening::Source};
+use super::{Phase, Subscription, plan::Source};
 use crate::resume::{
-    Command, Fingerprint, Item, OutboxRoom, ProbeSample, Revision, Settings, StreamState, Time,
-    WatchOpened, delay_rule::DelayRule,
+    Command, Fingerprint, Item, OutboxRoom, ProbeSample, Revision, StreamState, Time, WatchOpened,
+    delay_rule::DelayRule,
 };
 
 /// How long a subscriber may leave events waiting before its watch is closed
@@ -60,15 +60,16 @@ impl Watching {
         base: Revision,
         target: Revision,
         now: Time,
-        settings: &Settings,
+        asks: bool,
+        idle_lag: Time,
     ) -> Self {
         Self {
-            asks: idle::may_ask(opened, settings),
+            asks,
             is_answerable: target.get() > base.get(),
             base,
             target,
             is_caught_up: false,
-            delay_rule: DelayRule::new(opened.member_id, now, settings.idle_lag),
+            delay_rule: DelayRule::new(opened.member_id, now, idle_lag),
             bookmark: None,
             heard_at: now,
             event_at: now,
