@@ -301,17 +301,29 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
         () = registry.supervise() => {}
         () = &mut admin => {}
         ended = &mut server => return Err(server_ended(ended)),
-        () = registry.drain() => info!("drained"),
-        () = no_client_is_left(&mut open_connections) => info!("drained: no client is left"),
-        () = tokio::time::sleep(config.drain_timeout) => {
-            warn!(subscriptions = registry.running(), "drain timeout: not everything is acknowledged");
-        }
-        () = signals.next() => warn!("second signal: not waiting for acknowledgements"),
+        () = drained(config, &registry, &mut open_connections, &mut signals) => {}
     }
     drop(stop);
     // Clients that do not hang up are cut off.
     let _ = tokio::time::timeout(FLUSH_TIMEOUT, server).await;
     Ok(())
+}
+
+/// Until everything is acknowledged, or nobody is there or willing to wait.
+async fn drained(
+    config: &Config,
+    registry: &Registry,
+    open_connections: &mut watch::Receiver<usize>,
+    signals: &mut StopSignals,
+) {
+    tokio::select! {
+        () = registry.drain() => info!("drained"),
+        () = no_client_is_left(open_connections) => info!("drained: no client is left"),
+        () = tokio::time::sleep(config.drain_timeout) => {
+            warn!(subscriptions = registry.running(), "drain timeout: not everything is acknowledged");
+        }
+        () = signals.next() => warn!("second signal: not waiting for acknowledgements"),
+    }
 }
 
 fn registry_settings(config: &Config, origin: Instant) -> RegistrySettings {

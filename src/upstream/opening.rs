@@ -12,6 +12,7 @@ use tracing::debug;
 
 use super::{
     WatchSpec,
+    auth::Token,
     call::{READ_TIMEOUT, check_permission, judge, with_token},
     catchup::PermitSlot,
     connect::{Connection, WatchSlot},
@@ -228,20 +229,31 @@ async fn create(
                 });
             }
         };
-        if !renewed && meaning == Meaning::Denied {
-            // Before 3.5.6 a bad token looks the same, but not to a read; which
-            // also renews it.
-            check_permission(&shared.auth, connection, READ_TIMEOUT, range).await?;
-            token = shared.auth.token().await?;
-            renewed = true;
-            continue;
-        }
-        // A stream keeps its token, so a new token needs a new stream.
-        if !renewed && let Some(newer) = shared.auth.renew(&token, meaning).await? {
+        if !renewed
+            && let Some(newer) = newer_token(shared, connection, range, &token, meaning).await?
+        {
+            // A stream keeps its token, so a new token needs a new stream.
             token = newer;
             renewed = true;
             continue;
         }
         return Err(Failure::of(meaning, &text, shared.auth.identity()));
     }
+}
+
+/// Another token than the one that a creation failed with, for that `meaning`.
+async fn newer_token(
+    shared: &Shared,
+    connection: &Connection,
+    range: &KeyRange,
+    token: &Token,
+    meaning: Meaning,
+) -> Result<Option<Token>, Failure> {
+    if meaning != Meaning::Denied {
+        return shared.auth.renew(token, meaning).await;
+    }
+    // Before 3.5.6 a bad token looks the same, but not to a read; which also
+    // renews it.
+    check_permission(&shared.auth, connection, READ_TIMEOUT, range).await?;
+    shared.auth.token().await.map(Some)
 }

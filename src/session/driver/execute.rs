@@ -10,7 +10,7 @@ use crate::{
         watchmark::v1::{Event, KeyValue},
     },
     resume::{
-        Attempt, Command, EndReason, Input, OutboxRoom, Selection, SessionId, Time,
+        Attempt, Command, EndReason, Guard, Input, OutboxRoom, Selection, SessionId, Time,
         input::Upstream as Said,
     },
     session::message::{self, Message},
@@ -38,27 +38,7 @@ impl Driver {
                 attempt,
                 guard,
                 avoid_last_member,
-            } => {
-                debug!(attempt = attempt.0, revision = %guard.revision, "opening a watch");
-                self.attempt = None;
-                self.observer.watch_begun();
-                let Some((selection, pair_options)) = self.wanted() else {
-                    return self.nobody_asked(attempt, now);
-                };
-                let watch = self.surroundings.upstream.watch(WatchSpec {
-                    selection,
-                    guard,
-                    pair_options,
-                    avoid_member: self.last_member.filter(|_| avoid_last_member),
-                });
-                self.attempt = Some(UpstreamUse {
-                    number: attempt,
-                    events: watch.events,
-                    next: None,
-                    ask_progress: Some(watch.ask_progress),
-                    catching_up: Some(watch.catching_up),
-                });
-            }
+            } => self.open_watch(attempt, guard, avoid_last_member, now),
             Command::ReadHead(attempt) => {
                 debug!(attempt = attempt.0, "reading etcd's revision");
                 self.read(attempt, now, |upstream, selection, _| {
@@ -115,6 +95,28 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn open_watch(&mut self, attempt: Attempt, guard: Guard, avoid_last_member: bool, now: Time) {
+        debug!(attempt = attempt.0, revision = %guard.revision, "opening a watch");
+        self.attempt = None;
+        self.observer.watch_begun();
+        let Some((selection, pair_options)) = self.wanted() else {
+            return self.nobody_asked(attempt, now);
+        };
+        let watch = self.surroundings.upstream.watch(WatchSpec {
+            selection,
+            guard,
+            pair_options,
+            avoid_member: self.last_member.filter(|_| avoid_last_member),
+        });
+        self.attempt = Some(UpstreamUse {
+            number: attempt,
+            events: watch.events,
+            next: None,
+            ask_progress: Some(watch.ask_progress),
+            catching_up: Some(watch.catching_up),
+        });
     }
 
     fn read(
