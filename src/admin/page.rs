@@ -231,14 +231,15 @@ fn subscription<'a>(
     let options = [
         (selection.no_put, "no puts"),
         (selection.no_delete, "no deletes"),
-        (session.is_some_and(|it| it.auto_ack), "acks by itself"),
     ];
+    let acks = [(session.is_some_and(|it| it.auto_ack), "acks by itself")];
     PageSubscription {
         client_id,
         range: range(selection.range.key(), selection.range.range_end()),
         filters: options
             .into_iter()
             .chain(lacks.into_iter().flatten())
+            .chain(acks)
             .filter_map(|(is_set, name)| is_set.then_some(name))
             .collect(),
         state: state(overview.activity),

@@ -56,8 +56,8 @@ use crate::{
     resume::{ClientId, Record},
 };
 
-/// Which store, and how it is opened. The types of its flags are here too, so
-/// that a store knows its flags, and `config::serve` alone spells them.
+/// Which store, and how it is opened: the types of its flags, which
+/// `config::serve` has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoreConfig {
     /// `--data-dir`.

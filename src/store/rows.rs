@@ -35,6 +35,7 @@ const COMMIT_KEY: &[u8] = b"commit";
 const COMMIT_LENGTH_BYTES: usize = 1;
 /// 16 of a hash of the client_id, 2 of the chunk's number.
 const ROW_KEY_BYTES: usize = 16 + 2;
+
 /// A key and what it holds.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 

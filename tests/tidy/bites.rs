@@ -190,7 +190,7 @@ fn only_grpc_makes_a_status() {
         "1: session makes a Status: only grpc does",
     );
     keeps(
-        "src/grpc/status.rs",
+        "src/grpc/status/mod.rs",
         "fn f() -> Status { Status::new(c, m) }",
     );
     keeps(

@@ -12,10 +12,12 @@
 //!   wrong: it moves `assumed`, beside the checkpoint, which only ever replaces
 //!   a snapshot (`assumed_instead_of`) and is dropped when an event belies it.
 //!
-//! Another is a variant of `Proof`, a line in each list of `proto::proof`, which
-//! all others take it from, and a function here: beside `certify` if it cannot be
-//! wrong, beside `assume` if it can. Neither may pass what is delivered and not
-//! acknowledged. What it has to hear from etcd, if that is new, is an `Input`.
+//! Another that cannot be wrong is a variant of `Proof`, a line in each list of
+//! `proto::proof`, which all others take it from, and a function beside `certify`.
+//! One that can be wrong goes beside `assume`, and wherever what is assumed is
+//! taken for the delay rule's: `Source::Assumed`, `session::observe`, the stored
+//! record. Neither may pass what is delivered and not acknowledged. What it has to
+//! hear from etcd, if that is new, is an `Input`.
 
 use super::{Phase, Subscription, plan::Source, watching::Watching};
 use crate::resume::{IdleProof, Item, Proof, Record, Revision, Settings, Time, WatchOpened};
