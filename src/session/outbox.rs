@@ -417,6 +417,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_driver_that_waits_for_room_is_woken() {
+        let (mut outbox, mut receiver) = outbox(false);
+        outbox.put(1, OUTBOX_BYTES_MAX, None);
+        let waiting = tokio::spawn(async move { outbox.changed().await });
+        tokio::task::yield_now().await;
+        assert_eq!(receiver.next().await, Some(Ok(1)));
+        let woken = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+        assert_eq!(woken.unwrap().unwrap(), Signal::Room(OutboxRoom::Free));
+    }
+
+    #[tokio::test]
     async fn what_was_handed_is_reported_before_the_subscriber_is_gone() {
         let (mut outbox, mut receiver) = outbox(true);
         outbox.put(1, 1, Some(revision(3)));
