@@ -210,10 +210,9 @@ fn a_block_of_something_else_never_gives_an_old_or_wrong_checkpoint() {
             }
         }
         let refused = refusals(&store, &damages);
-        assert!(
-            refused[Path::new("checkpoints/tree/db")] > 10,
-            "{refused:?}"
-        );
+        // How many blocks hold anything is up to sled, and to when it flushed.
+        let count = refused[Path::new("checkpoints/tree/db")];
+        assert!(count > 5, "the damage hits nothing: {refused:?}");
     }
 }
 
