@@ -31,7 +31,7 @@ const COLUMNS: [Column; 7] = [
 
 const AFTER_HELP: &str = "\
 LAG: revisions of etcd after the checkpoint / time since the subscription was up to date.
-PROOF: what moved the checkpoint last: acked, progress (certified by etcd), delay (assumed).
+PROOF: what moved the checkpoint last: acked, or progress (certified by etcd).
 What is wrong with the sidecar itself is printed first, to stderr.
 
 Examples:

@@ -56,7 +56,7 @@ pub(super) fn subscription(
         lag_revisions,
         lag_seconds: behind.map_or(0.0, |behind| behind.as_secs_f64()),
         last_event_time: overview.last_event_at.map(Timestamp::from),
-        assumed: Revision::to_wire(record.and_then(|it| it.assumed)),
+        assumed: Revision::to_wire(record.and_then(|it| Some(it.assumed?.revision))),
         last_advance: overview.last_advance.map(|(proof, at)| pb::Advance {
             proof: pb::Proof::from(proof).into(),
             time: Some(at.into()),

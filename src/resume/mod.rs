@@ -30,7 +30,7 @@ pub use self::{
         Time, WatchOpened,
     },
     key_range::{InvalidKeyRange, KeyRange},
-    record::{Fingerprint, History, Proof, Record, Selection, SnapshotReason},
+    record::{Assumed, Fingerprint, History, Proof, Record, Selection, SnapshotReason},
     revision::Revision,
     segments::{Contradiction, Piece, Segments},
     settings::{IdleProof, Settings},

@@ -13,9 +13,9 @@ pub struct Record {
     pub checkpoint: Option<Revision>,
     /// What moved the checkpoint last; [`Proof::Fresh`] while there is none.
     pub proof: Proof,
-    /// Where evidence that can be wrong ([`Proof::Delay`]) has it: at or above
-    /// the checkpoint, used only when the checkpoint itself is compacted.
-    pub assumed: Option<Revision>,
+    /// Where evidence that can be wrong has it: at or above the checkpoint, used
+    /// only when the checkpoint itself is compacted.
+    pub assumed: Option<Assumed>,
     /// Which history the checkpoint belongs to.
     pub history: History,
     /// The next session must begin with a snapshot of this reason.
@@ -49,6 +49,15 @@ impl Record {
     pub(super) const fn says_where(&self) -> bool {
         self.checkpoint.is_some() || self.pending_snapshot.is_some()
     }
+}
+
+/// A position that can be wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Assumed {
+    /// At or below it nothing is believed to be undelivered.
+    pub revision: Revision,
+    /// Why it is believed: one that [`can_be_wrong`](Proof::can_be_wrong).
+    pub proof: Proof,
 }
 
 /// The range and filters that a checkpoint speaks of. Here belongs what says
@@ -99,6 +108,14 @@ pub enum Proof {
     Progress,
     /// The delay rule assumed it, which can be wrong.
     Delay,
+}
+
+impl Proof {
+    /// Whether an event may come that it said there was none of: such a proof
+    /// moves no checkpoint, but [`Record::assumed`].
+    pub const fn can_be_wrong(self) -> bool {
+        matches!(self, Self::Delay)
+    }
 }
 
 /// Why a snapshot is sent.

@@ -8,7 +8,8 @@ use crate::{
     metrics,
     proto::watchmark::v1::{Event, KeyValue},
     resume::{
-        AckRefusal, EndReason, Proof, Record, Revision, SnapshotReason, input::Upstream as Said,
+        AckRefusal, Assumed, EndReason, Proof, Record, Revision, SnapshotReason,
+        input::Upstream as Said,
     },
 };
 
@@ -29,7 +30,7 @@ pub(super) struct Observer {
 #[derive(Clone, Copy)]
 pub(super) struct Position {
     checkpoint: Option<Revision>,
-    assumed: Option<Revision>,
+    assumed: Option<Assumed>,
     proof: Option<Proof>,
 }
 
@@ -171,8 +172,10 @@ impl Observer {
         if after.checkpoint > before.checkpoint && Proof::IDLE.contains(&proof) {
             self.metrics.idle_advances.inc(proof);
         }
-        if after.assumed > before.assumed {
-            self.metrics.idle_advances.inc(Proof::Delay.name());
+        if let Some(assumed) = after.assumed
+            && Some(assumed.revision) > before.assumed.map(|it| it.revision)
+        {
+            self.metrics.idle_advances.inc(assumed.proof.name());
         }
     }
 }

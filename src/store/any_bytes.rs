@@ -84,12 +84,14 @@ mod tests {
         let fingerprint = prop::option::of((bytes(), number(), any::<bool>()));
         let enums = (
             prop_oneof![8 => 0..=i32::try_from(Proof::IDLE.len()).unwrap() + 1, 1 => any::<i32>()],
+            prop_oneof![8 => 0..=i32::try_from(Proof::IDLE.len()).unwrap() + 1, 1 => any::<i32>()],
             prop_oneof![8 => 0..5, 1 => any::<i32>()],
         );
         let head = (version, name, bytes(), bytes(), enums);
         let numbers = (number(), number(), any::<u64>(), 0..i64::MAX);
         (head, numbers, fingerprint).prop_map(|(head, numbers, fingerprint)| {
-            let (version, client_id, key, range_end, (proof, pending_snapshot)) = head;
+            let (version, client_id, key, range_end, (proof, assumed_proof, pending_snapshot)) =
+                head;
             let (checkpoint, assumed, raft_term, written_at_ms) = numbers;
             StoredSubscription {
                 version,
@@ -99,6 +101,7 @@ mod tests {
                 checkpoint,
                 proof,
                 assumed,
+                assumed_proof,
                 raft_term,
                 written_at_ms,
                 pending_snapshot,

@@ -9,7 +9,9 @@ use prost::Message;
 
 use crate::{
     proto::watchmark::v1::{self, StoredFingerprint, StoredSubscription},
-    resume::{ClientId, Fingerprint, History, KeyRange, Proof, Record, Revision, Selection},
+    resume::{
+        Assumed, ClientId, Fingerprint, History, KeyRange, Proof, Record, Revision, Selection,
+    },
 };
 
 /// Of `StoredSubscription`. Raise it when an older watchmark would misread a
@@ -25,9 +27,12 @@ pub(super) const CHUNK_BYTES: usize = 768;
 /// A record that contradicts itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidRecord {
-    /// The delay rule never assumes less than what is acknowledged.
+    /// Nothing assumes less than what is acknowledged.
     #[error("the assumed position is below the checkpoint")]
     AssumedBelowCheckpoint,
+    /// What cannot be wrong moves the checkpoint.
+    #[error("the assumed position has a proof that cannot be wrong")]
+    AssumedWithoutDoubt,
     /// Something moved a checkpoint that does not exist.
     #[error("there is a proof but no checkpoint")]
     ProofWithoutCheckpoint,
@@ -68,8 +73,13 @@ pub(super) fn check(record: &Record) -> Result<(), InvalidRecord> {
             _ => Err(InvalidRecord::ProofWithoutCheckpoint),
         };
     };
-    if record.assumed.is_some_and(|assumed| assumed < checkpoint) {
-        return Err(InvalidRecord::AssumedBelowCheckpoint);
+    if let Some(assumed) = record.assumed {
+        if assumed.revision < checkpoint {
+            return Err(InvalidRecord::AssumedBelowCheckpoint);
+        }
+        if !assumed.proof.can_be_wrong() {
+            return Err(InvalidRecord::AssumedWithoutDoubt);
+        }
     }
     let fingerprint = record.history.fingerprint.as_ref();
     if fingerprint.is_some_and(|it| it.mod_revision > checkpoint) {
@@ -112,7 +122,8 @@ pub(super) fn encode(
         no_delete: selection.no_delete,
         checkpoint: Revision::to_wire(*checkpoint),
         proof: v1::Proof::from(*proof).into(),
-        assumed: Revision::to_wire(*assumed),
+        assumed: Revision::to_wire(assumed.map(|it| it.revision)),
+        assumed_proof: v1::Proof::from(assumed.map_or(Proof::Fresh, |it| it.proof)).into(),
         fingerprint: history.fingerprint.as_ref().map(|it| StoredFingerprint {
             key: it.key.clone(),
             mod_revision: it.mod_revision.get(),
@@ -153,6 +164,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(ClientId, Record), DecodeRecord> {
 
 fn record_of(stored: StoredSubscription) -> Result<Record, String> {
     let proof = v1::Proof::try_from(stored.proof).map_err(|err| err.to_string())?;
+    let assumed = position_of("assumed", stored.assumed)?;
+    let assumed_proof = v1::Proof::try_from(stored.assumed_proof).map_err(|err| err.to_string())?;
     let reason =
         v1::SnapshotReason::try_from(stored.pending_snapshot).map_err(|err| err.to_string())?;
     let range = KeyRange::new(stored.key, stored.range_end).map_err(|err| err.to_string())?;
@@ -165,7 +178,14 @@ fn record_of(stored: StoredSubscription) -> Result<Record, String> {
         },
         checkpoint: position_of("checkpoint", stored.checkpoint)?,
         proof: proof.into(),
-        assumed: position_of("assumed", stored.assumed)?,
+        assumed: assumed.map(|revision| Assumed {
+            revision,
+            proof: match assumed_proof {
+                // Written when there was no other.
+                v1::Proof::Unspecified => Proof::Delay,
+                proof => proof.into(),
+            },
+        }),
         history: History {
             cluster_id: stored.cluster_id,
             raft_term: stored.raft_term,
@@ -225,6 +245,11 @@ mod tests {
         Revision::new(n).unwrap()
     }
 
+    fn assumed(at: i64, proof: Proof) -> Assumed {
+        let revision = revision(at);
+        Assumed { revision, proof }
+    }
+
     fn full() -> Record {
         Record {
             selection: Selection {
@@ -234,7 +259,7 @@ mod tests {
             },
             checkpoint: Some(revision(40)),
             proof: Proof::Progress,
-            assumed: Some(revision(50)),
+            assumed: Some(assumed(50, Proof::Delay)),
             history: History {
                 cluster_id: u64::MAX,
                 raft_term: 7,
@@ -271,10 +296,14 @@ mod tests {
     #[test]
     fn a_record_that_contradicts_itself_is_not_encoded() {
         type Spoil = fn(&mut Record);
-        let cases: [(Spoil, InvalidRecord); 4] = [
+        let cases: [(Spoil, InvalidRecord); 5] = [
             (
-                |it| it.assumed = Some(revision(39)),
+                |it| it.assumed = Some(assumed(39, Proof::Delay)),
                 InvalidRecord::AssumedBelowCheckpoint,
+            ),
+            (
+                |it| it.assumed = Some(assumed(50, Proof::Progress)),
+                InvalidRecord::AssumedWithoutDoubt,
             ),
             (
                 |it| it.checkpoint = None,
@@ -298,6 +327,12 @@ mod tests {
     }
 
     #[test]
+    fn what_was_assumed_before_there_were_reasons_is_the_delay_rules() {
+        let bytes = stored(|it| it.assumed_proof = v1::Proof::Unspecified.into());
+        assert_eq!(decode(&bytes), Ok((id(), full())));
+    }
+
+    #[test]
     fn a_newer_version_is_told_apart_from_damage() {
         let newer = stored(|it| it.version = 2);
         assert_eq!(decode(&newer), Err(DecodeRecord::Newer { found: 2 }));
@@ -305,7 +340,7 @@ mod tests {
 
     #[test]
     fn impossible_values_are_refused() {
-        let spoils: [fn(&mut StoredSubscription); 13] = [
+        let spoils: [fn(&mut StoredSubscription); 15] = [
             |it| it.version = 0,
             |it| it.client_id = "a b".to_owned(),
             |it| it.client_id.clear(),
@@ -314,6 +349,8 @@ mod tests {
             |it| it.checkpoint = -1,
             |it| it.assumed = i64::MIN,
             |it| it.assumed = 1,
+            |it| it.assumed_proof = v1::Proof::Acked.into(),
+            |it| it.assumed_proof = 99,
             |it| it.proof = 4,
             |it| it.pending_snapshot = -1,
             |it| it.fingerprint.as_mut().unwrap().mod_revision = 0,

@@ -66,10 +66,11 @@ impl World {
             // What an unseen history has below where the last one was is lost.
             let settled = self.settled.filter(|&(of, _)| of == epoch);
             let from = settled.map_or(0, |(_, at)| at).max(checkpoint.get());
-            let skipped = self.etcd.events(epoch, from, assumed.get());
-            assert!(skipped.is_empty(), "4.4: {assumed} skips {skipped:?}");
-            let is_of_another = epoch == self.etcd.epoch() && assumed.get() > self.etcd.head();
-            assert!(!is_of_another, "4.4: {assumed} is of another history");
+            let at = assumed.revision.get();
+            let skipped = self.etcd.events(epoch, from, at);
+            assert!(skipped.is_empty(), "4.4: {at} skips {skipped:?}");
+            let is_of_another = epoch == self.etcd.epoch() && at > self.etcd.head();
+            assert!(!is_of_another, "4.4: {at} is of another history");
         }
     }
 

@@ -1,7 +1,7 @@
 //! What every store promises.
 
 use watchmark::{
-    resume::{ClientId, KeyRange, Proof, Record, Revision, Selection},
+    resume::{Assumed, ClientId, KeyRange, Proof, Record, Revision, Selection},
     store::{CheckpointStore, DiskStore, InvalidRecord, StoreError},
 };
 
@@ -62,7 +62,10 @@ fn a_record_that_contradicts_itself_is_refused_and_changes_nothing() {
     each_store(|store| {
         wait(store.put(&id(1), record(5))).unwrap();
         let mut broken = record(9);
-        broken.assumed = Revision::new(8);
+        broken.assumed = Some(Assumed {
+            revision: Revision::new(8).unwrap(),
+            proof: Proof::Delay,
+        });
         let refused = wait(store.put(&id(1), broken)).unwrap_err();
         assert_eq!(
             refused,

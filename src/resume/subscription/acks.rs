@@ -204,7 +204,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
         let history = self.seen_with(self.ledger.fingerprint_at(revision));
         self.writes.change(|record| Record {
-            assumed: record.assumed.filter(|&assumed| assumed > revision),
+            assumed: record.assumed.filter(|it| it.revision > revision),
             ..record.at(Some(revision), proof, history)
         });
     }

@@ -12,20 +12,33 @@
 //!   wrong: it moves `assumed`, beside the checkpoint, which only ever replaces
 //!   a snapshot (`assumed_instead_of`) and is dropped when an event belies it.
 //!
-//! Another that cannot be wrong is a variant of `Proof`, a line in each list of
-//! `proto::proof`, which all others take it from, and a function beside `certify`.
-//! One that can be wrong goes beside `assume`, and wherever what is assumed is
-//! taken for the delay rule's: `Source::Assumed`, `session::observe`, the stored
-//! record. Neither may pass what is delivered and not acknowledged. What it has to
-//! hear from etcd, if that is new, is an `Input`.
+//! Another is a variant of `Proof`, which says whether it can be wrong, a line in
+//! each list of `proto::proof`, which all others take it from, and a function
+//! here: beside `certify`, or, if it can be wrong, beside `assume`. Neither may
+//! pass what is delivered and not acknowledged. What it has to hear from etcd,
+//! if that is new, is an `Input`.
 
 use super::{Phase, Subscription, plan::Source, watching::Watching};
-use crate::resume::{IdleProof, Item, Proof, Record, Revision, Settings, Time, WatchOpened};
+use crate::resume::{
+    Assumed, IdleProof, Item, Proof, Record, Revision, Settings, Time, WatchOpened,
+};
 
 /// Whether a watch is to be asked for progress: its member can, and nobody
 /// forbids it.
 pub(super) const fn may_ask(opened: &WatchOpened, settings: &Settings) -> bool {
     opened.can_ask_progress && !matches!(settings.idle_proof, IdleProof::Delay)
+}
+
+/// What `record` assumes, or `assumed`, whichever is further; never what the
+/// checkpoint has already.
+fn later(record: &Record, assumed: Assumed) -> Option<Assumed> {
+    let position = |it: &Option<Assumed>| it.map(|it| it.revision);
+    let reached = record.checkpoint.max(position(&record.assumed));
+    if Some(assumed.revision) > reached {
+        Some(assumed)
+    } else {
+        record.assumed
+    }
 }
 
 impl<E: Item, K: Item> Subscription<E, K> {
@@ -54,8 +67,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && self.may_assume_at(watching).is_some_and(|at| at <= now)
             && let Phase::Watching(watching) = &mut self.phase
         {
-            let ripe = watching.delay_rule.ripe(now);
-            self.set_assumed(|it| it.assumed.max(ripe.filter(|_| ripe > it.checkpoint)));
+            if let Some(revision) = watching.delay_rule.ripe(now) {
+                let proof = Proof::Delay;
+                self.set_assumed(|it| later(it, Assumed { revision, proof }));
+            }
         }
     }
 
@@ -78,10 +93,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// An event came: at or below what was assumed, it proves that wrong.
     pub(super) fn belie_assumed(&mut self, event: Revision) {
-        self.set_assumed(|record| record.assumed.filter(|&assumed| assumed < event));
+        self.set_assumed(|it| it.assumed.filter(|assumed| assumed.revision < event));
     }
 
-    fn set_assumed(&mut self, assumed: impl FnOnce(&Record) -> Option<Revision>) {
+    fn set_assumed(&mut self, assumed: impl FnOnce(&Record) -> Option<Assumed>) {
         self.writes.change(|record| Record {
             assumed: assumed(record),
             ..record.clone()
@@ -90,7 +105,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// What was assumed, if it may replace a snapshot where what `source` says is
     /// compacted.
-    pub(super) fn assumed_instead_of(&self, source: Source) -> Option<Revision> {
+    pub(super) fn assumed_instead_of(&self, source: Source) -> Option<Assumed> {
         let may = source == Source::Checkpoint
             && !self.is_open()
             && self.settings.idle_proof != IdleProof::Progress;

@@ -330,7 +330,12 @@ impl<E: Item, K: Item> Subscription<E, K> {
         debug_assert!(self.ledger.is_ordered());
         debug_assert!(self.session.is_some() || matches!(self.phase, Phase::Idle));
         if let Some(record) = self.writes.current() {
-            debug_assert!(record.assumed.is_none() || record.assumed > record.checkpoint);
+            debug_assert!(
+                record.assumed.is_none_or(
+                    |it| it.proof.can_be_wrong() && Some(it.revision) > record.checkpoint
+                )
+            );
+            debug_assert!(!record.proof.can_be_wrong());
             debug_assert!(record.pending_snapshot.is_none() || record.checkpoint.is_none());
         }
     }

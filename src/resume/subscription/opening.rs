@@ -98,7 +98,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             Plan::Watch(base) => match base.source {
                 Source::ResumeAfter => return None,
                 // Whether the assumption is needed is not known yet.
-                Source::Assumed => Some(Base {
+                Source::Assumed(_) => Some(Base {
                     revision: self.ledger.delivered()?,
                     source: Source::Checkpoint,
                 }),
@@ -125,8 +125,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
         match judge(&opened.guard, &self.history_at(base), &record.selection) {
             Verdict::Intact(header) => self.resume(base, opened, header, now),
             Verdict::Compacted(compact_revision) => self.compacted(base, compact_revision),
-            // An event that the delay rule did not see changed the key.
-            Verdict::Replaced if base.source == Source::Assumed => {
+            // An event that nobody saw changed the key.
+            Verdict::Replaced if base.source.is_assumed() => {
                 self.resync(base.source, SnapshotReason::Compacted.into());
             }
             Verdict::Replaced => self.replaced(base.source),
@@ -160,7 +160,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
     fn compacted(&mut self, base: Base, compact_revision: Option<Revision>) {
         self.suspicion.clear();
         if let Some(assumed) = self.assumed_instead_of(base.source) {
-            self.begin_attempt(Plan::watch(assumed, Source::Assumed));
+            let source = Source::Assumed(assumed.proof);
+            self.begin_attempt(Plan::watch(assumed.revision, source));
         } else {
             let reason = SnapshotReason::Compacted;
             let loss = Loss {
@@ -187,7 +188,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             self.rewind_ledger();
             self.assembler = Assembler::new(position);
         }
-        if base.source == Source::Assumed {
+        if base.source.is_assumed() {
             self.ledger = Ledger::new(position, None);
         }
         self.set_state(StreamState::CatchingUp);

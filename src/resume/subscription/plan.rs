@@ -1,7 +1,7 @@
 //! What an attempt on etcd is for, and where the position comes from that it
 //! begins at.
 
-use crate::resume::{Revision, SnapshotReason};
+use crate::resume::{Proof, Revision, SnapshotReason};
 
 /// What an attempt is for.
 #[derive(Debug, Clone, Copy)]
@@ -35,14 +35,20 @@ pub(super) struct Base {
 pub(super) enum Source {
     /// The stored checkpoint.
     Checkpoint,
-    /// What is stored as assumed.
-    Assumed,
+    /// What is stored as assumed, and why.
+    Assumed(Proof),
     /// The subscriber's request.
     ResumeAfter,
     /// etcd's newest revision when the subscription began.
     Head,
     /// What this session delivered.
     Delivered,
+}
+
+impl Source {
+    pub(super) const fn is_assumed(self) -> bool {
+        matches!(self, Self::Assumed(_))
+    }
 }
 
 impl From<SnapshotReason> for Loss {

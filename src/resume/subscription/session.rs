@@ -196,7 +196,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             Plan::Watch(base) => match base.source {
                 Source::Checkpoint => self.assumed_instead_of(base.source).is_none(),
                 Source::Head => true,
-                Source::Assumed | Source::ResumeAfter | Source::Delivered => false,
+                Source::Assumed(_) | Source::ResumeAfter | Source::Delivered => false,
             },
             Plan::Snapshot(_) => true,
         };
@@ -224,7 +224,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             let durable = self.writes.durable.as_ref();
             let proof = match base.map(|base| base.source) {
                 None | Some(Source::Head) => Proof::Fresh,
-                Some(Source::Assumed) => Proof::Delay,
+                Some(Source::Assumed(proof)) => proof,
                 Some(Source::ResumeAfter) => Proof::Acked,
                 Some(Source::Checkpoint | Source::Delivered) => {
                     durable.map_or(Proof::Fresh, |record| record.proof)

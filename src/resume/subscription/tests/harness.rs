@@ -11,10 +11,10 @@ use bytes::Bytes;
 
 use super::lines::{say, say_outcome, say_record, say_refusal};
 use crate::resume::{
-    AckId, Attempt, Command, Fingerprint, GuardReading, Header, History, Input, Item, KeyRange,
-    OnCompaction, OperationId, OutboxRoom, ProbeSample, Proof, Record, Revision, SeekTo, Selection,
-    SessionId, SessionRequest, Settings, Start, StoreFailed, Subscription, Time, WatchOpened,
-    input::Upstream,
+    AckId, Assumed, Attempt, Command, Fingerprint, GuardReading, Header, History, Input, Item,
+    KeyRange, OnCompaction, OperationId, OutboxRoom, ProbeSample, Proof, Record, Revision, SeekTo,
+    Selection, SessionId, SessionRequest, Settings, Start, StoreFailed, Subscription, Time,
+    WatchOpened, input::Upstream,
 };
 
 /// An event or a pair.
@@ -45,6 +45,14 @@ pub(super) const MIB: usize = 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Of the member that serves every watch here.
 pub(super) const MEMBER: u64 = 7;
+
+/// By the delay rule.
+pub(super) fn assumed(at: i64) -> Assumed {
+    Assumed {
+        revision: revision(at),
+        proof: Proof::Delay,
+    }
+}
 
 pub(super) fn revision(revision: i64) -> Revision {
     Revision::new(revision).unwrap()

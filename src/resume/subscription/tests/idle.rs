@@ -21,7 +21,7 @@ fn an_assumed_position_is_written_when_it_ripens() {
 #[test]
 fn a_replayed_event_does_not_disprove_an_assumption() {
     let stored = Record {
-        assumed: Some(revision(500)),
+        assumed: Some(assumed(500)),
         ..record(100)
     };
     let settings = Settings {
@@ -294,7 +294,7 @@ fn the_delay_rule_is_not_used_where_progress_can_be_asked_for_or_is_demanded() {
 
 fn assumed_500() -> Record {
     Record {
-        assumed: Some(revision(500)),
+        assumed: Some(assumed(500)),
         ..record(100)
     }
 }

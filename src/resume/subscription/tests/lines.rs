@@ -63,7 +63,8 @@ pub(super) fn say_record(record: &Record) -> String {
         say_proof(record.proof)
     );
     if let Some(assumed) = record.assumed {
-        line += &format!(" assumed {assumed}");
+        line += &format!(" assumed {}", assumed.revision);
+        assert_eq!(assumed.proof, Proof::Delay);
     }
     if let Some(reason) = record.pending_snapshot {
         line += &format!(" pending {reason:?}");

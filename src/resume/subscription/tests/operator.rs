@@ -53,7 +53,7 @@ fn a_seek_to_the_checkpoint_keeps_what_is_known_of_its_history() {
 #[test]
 fn a_seek_drops_what_the_delay_rule_assumed() {
     let mut machine = Machine::stored(Record {
-        assumed: Some(revision(200)),
+        assumed: Some(assumed(200)),
         ..record(100)
     });
     assert_eq!(machine.seek(1, 150), ["persist 150 acked c1 t2"]);

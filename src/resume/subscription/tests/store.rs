@@ -140,7 +140,7 @@ fn a_failed_write_that_took_the_checkpoint_back_is_undone_before_it_is_relied_on
 #[test]
 fn a_failed_write_that_left_the_checkpoint_alone_puts_no_answer_off() {
     let mut machine = Machine::stored(Record {
-        assumed: Some(revision(500)),
+        assumed: Some(assumed(500)),
         ..record(100)
     });
     machine.subscribe(1);
