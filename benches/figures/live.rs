@@ -102,46 +102,60 @@ struct Runs {
     cpu: Vec<f64>,
 }
 
-/// Two direct watches, one behind a bare relay and one subscriber, paired by
-/// revision.
+/// A direct watch and one other, paired by revision: the subscriber, then for
+/// scale one behind a bare relay and a second direct one. No more than these
+/// two at a time, on machines with two cores.
 async fn measure(stage: &Stage, per_second: f64, value_bytes: usize, ack_mode: AckMode) -> Runs {
     let count = (SECONDS * per_second) as usize;
-    let bare = bare::relay(stage.etcd.endpoint(0).replace("http://", ""));
+    let endpoint = stage.etcd.endpoint(0).replace("http://", "");
+    let bare = format!("http://{}", bare::relay(endpoint));
     let mut measured = Runs::default();
     for _ in 0..runs() {
-        let head = stage.etcd.head().await;
-        let reader = Reader::open(stage, head, ack_mode).await;
-        let watch = async |mut client: Client| direct_watch(&mut client, head, false).await;
-        let direct = watch(stage.etcd.client().await).await;
-        let behind = watch(Client::connect([&bare], None).await.unwrap()).await;
-        let control = watch(stage.etcd.client().await).await;
-        let direct = direct_arrivals(direct, count);
-        let relayed = reader.arrivals(count);
-        let behind = direct_arrivals(behind, count);
-        let control = direct_arrivals(control, count);
-        let load = Load::of(stage.pid());
-        let client = stage.etcd.client().await;
-        let writer = write(client, "bench/", per_second, value_bytes, count);
-        tokio::spawn(writer).await.unwrap();
-        let (direct, relayed) = (direct.await.unwrap(), relayed.await.unwrap());
-        // Of the time it was to take: a busy machine takes longer.
-        measured.cpu.push(load.seconds() / SECONDS * 100.0);
-        let (behind, control) = (behind.await.unwrap(), control.await.unwrap());
-        for (arrivals, p50, p99) in [
-            (relayed, &mut measured.p50, &mut measured.p99),
-            (
-                control,
-                &mut measured.control_p50,
-                &mut measured.control_p99,
-            ),
-            (behind, &mut measured.bare_p50, &mut measured.bare_p99),
-        ] {
-            let mut added = added(&arrivals, &direct);
-            p50.push(percentile(&mut added, 50.0));
-            p99.push(percentile(&mut added, 99.0));
-        }
+        let pair = async |beside: Beside| {
+            let head = stage.etcd.head().await;
+            let watch = async |mut client: Client| direct_watch(&mut client, head, false).await;
+            let direct = direct_arrivals(watch(stage.etcd.client().await).await, count);
+            let other = match beside {
+                Beside::Subscriber => {
+                    let reader = Reader::open(stage, head, ack_mode).await;
+                    reader.arrivals(count)
+                }
+                Beside::BareRelay => {
+                    let client = Client::connect([&bare], None).await.unwrap();
+                    direct_arrivals(watch(client).await, count)
+                }
+                Beside::Direct => direct_arrivals(watch(stage.etcd.client().await).await, count),
+            };
+            let load = Load::of(stage.pid());
+            let client = stage.etcd.client().await;
+            let writer = write(client, "bench/", per_second, value_bytes, count);
+            tokio::spawn(writer).await.unwrap();
+            let (direct, other) = (direct.await.unwrap(), other.await.unwrap());
+            // Of the time it was to take: a busy machine takes longer.
+            let cpu = load.seconds() / SECONDS * 100.0;
+            let mut added = added(&other, &direct);
+            let percentiles = [50.0, 99.0].map(|it| percentile(&mut added, it));
+            (percentiles, cpu)
+        };
+        let ([p50, p99], cpu) = pair(Beside::Subscriber).await;
+        measured.p50.push(p50);
+        measured.p99.push(p99);
+        measured.cpu.push(cpu);
+        let ([p50, p99], _) = pair(Beside::BareRelay).await;
+        measured.bare_p50.push(p50);
+        measured.bare_p99.push(p99);
+        let ([p50, p99], _) = pair(Beside::Direct).await;
+        measured.control_p50.push(p50);
+        measured.control_p99.push(p99);
     }
     measured
+}
+
+/// What a direct watch is compared with.
+enum Beside {
+    Subscriber,
+    BareRelay,
+    Direct,
 }
 
 /// How much later each revision arrived, in microseconds.

@@ -290,7 +290,7 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
         () = registry.supervise() => {}
         () = follow => {}
         () = &mut admin => {}
-        ended = &mut server => return Err(server_ended(ended)),
+        () = &mut server => return Err(server_ended()),
         () = signals.next() => {}
     }
 
@@ -300,7 +300,7 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
     tokio::select! {
         () = registry.supervise() => {}
         () = &mut admin => {}
-        ended = &mut server => return Err(server_ended(ended)),
+        () = &mut server => return Err(server_ended()),
         () = drained(config, &registry, &mut open_connections, &mut signals) => {}
     }
     drop(stop);
@@ -384,9 +384,8 @@ async fn serve_admin(port: Option<AdminPort>, sources: admin::Sources) {
     future::pending().await
 }
 
-fn server_ended(ended: Result<(), tonic::transport::Error>) -> RunError {
-    let reason = ended.map_or_else(anyhow::Error::from, |()| {
-        anyhow::anyhow!("it stopped accepting connections")
-    });
-    RunError::Other(reason.context("the gRPC server ended"))
+fn server_ended() -> RunError {
+    RunError::Other(anyhow::anyhow!(
+        "the gRPC server stopped accepting connections"
+    ))
 }

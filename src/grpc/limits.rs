@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use tonic::{
-    Code, Status,
+use axum::{
     body::Body,
-    codegen::http::{HeaderMap, Request, Response},
+    http::{HeaderMap, Request, Response},
 };
+use tonic::{Code, Status};
 use tower::Service;
 
 use super::{

@@ -7,7 +7,8 @@
 //! - `status`: THE table of what goes wrong and what a caller is told
 //! - `peer`: who calls; `owner`: whose client_id it is
 //! - `server`: the services of one port; `limits`: what it refuses before they
-//!   see it; `calls`: counts what is called
+//!   see it; `calls`: counts what is called; `http2`, `prompt`: how connections
+//!   and their streams are run
 //!
 //! Only here is a `Status` made. Nothing that a peer sends panics.
 
@@ -18,9 +19,11 @@ pub mod any_bytes;
 mod calls;
 mod convert;
 mod edge;
+mod http2;
 mod limits;
 mod owner;
 mod peer;
+mod prompt;
 mod server;
 mod status;
 mod watch_service;

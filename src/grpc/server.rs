@@ -5,17 +5,16 @@ use std::{future::Future, sync::Arc, time::Duration};
 use axum::{Router, body::Body, response::Response};
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::{
-    service::Routes,
-    transport::{self, Server, server::Connected},
-};
+use tonic::{service::Routes, transport::server::Connected};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     admin_service::{Admin, Operators},
     calls,
     edge::EdgeRules,
-    limits::{HEADER_BYTES_MAX, Limited, REQUEST_BYTES_MAX},
+    http2,
+    limits::{Limited, REQUEST_BYTES_MAX},
+    peer::Peer,
     status::{Cause, status},
     watch_service::Watches,
 };
@@ -30,26 +29,9 @@ use crate::{
     session::Registry,
 };
 
-/// What a client may send ahead: one request on a stream, and many streams.
-const STREAM_WINDOW_BYTES: u32 = REQUEST_BYTES_MAX as u32;
-const CONNECTION_WINDOW_BYTES: u32 = 16 * STREAM_WINDOW_BYTES;
-
-/// Streams of one connection: more than `--max-subscriptions` is ever set to
-/// on one machine, besides its acks. Without a limit one client could take all
-/// memory with streams that it opens and forgets.
-const CONNECTION_STREAMS_MAX: u32 = 16_384;
-
-/// What HTTP/2 still reads of headers that are too large, so that they can be
-/// answered; beyond it the call is reset, or the connection closed.
-const HEADER_BYTES_READ_MAX: u32 = 4 * HEADER_BYTES_MAX as u32;
-
 /// An ack waits for the disk, which answers within milliseconds, and within
 /// seconds when it is in trouble. A client that waits longer is better told.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-
-/// Finds clients that vanished without a word, within half a minute.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The services of our ports.
 #[derive(Clone, Debug)]
@@ -135,32 +117,17 @@ impl Api {
         calls::counted(self.admin.clone().into_axum_router(), self.calls.clone())
     }
 
-    /// Serves `connections` until `shutdown` resolves, then lets the calls
-    /// under way finish.
-    ///
-    /// # Errors
-    /// When accepting connections fails for good.
-    pub async fn serve<C, E>(
+    /// Serves `connections` until `shutdown` resolves or there are no more, then
+    /// lets the calls under way finish.
+    pub async fn serve<C>(
         self,
-        connections: impl Stream<Item = Result<C, E>>,
+        connections: impl Stream<Item = C>,
         shutdown: impl Future<Output = ()>,
-    ) -> Result<(), transport::Error>
-    where
-        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-        E: Into<tonic::codegen::StdError>,
+    ) where
+        C: AsyncRead + AsyncWrite + Connected<ConnectInfo = Peer> + Unpin + Send + 'static,
     {
         let router = calls::counted(self.routes.into_axum_router(), self.calls);
-        Server::builder()
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(CONNECTION_STREAMS_MAX)
-            .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-            .http2_max_header_list_size(HEADER_BYTES_READ_MAX)
-            .layer(tower::layer::layer_fn(Limited::new))
-            .add_routes(Routes::from(router))
-            .serve_with_incoming_shutdown(connections, shutdown)
-            .await
+        http2::serve(connections, Limited::new(router), shutdown).await;
     }
 }
 

@@ -7,7 +7,6 @@ mod socket;
 mod throttle;
 
 use std::{
-    convert::Infallible,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -174,13 +173,13 @@ async fn shake_hands(
 }
 
 impl Stream for Connections {
-    type Item = Result<Connection, Infallible>;
+    type Item = Connection;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             while let Poll::Ready(Some(ended)) = self.handshakes.poll_join_next(cx) {
                 if let Ok(Some(connection)) = ended {
-                    return Poll::Ready(Some(Ok(connection)));
+                    return Poll::Ready(Some(connection));
                 }
             }
             if let Some(pause) = &mut self.pause {
@@ -190,7 +189,7 @@ impl Stream for Connections {
             match ready!(self.poll_accept(cx)) {
                 Ok(accepted) => {
                     if let Some(connection) = self.take_in(accepted) {
-                        return Poll::Ready(Some(Ok(connection)));
+                        return Poll::Ready(Some(connection));
                     }
                 }
                 Err(error) => {
@@ -267,10 +266,10 @@ mod tests {
         };
 
         let _unix = UnixStream::connect(&path).await.unwrap();
-        let Ok(first) = connections.next().await.unwrap();
+        let first = connections.next().await.unwrap();
         assert!(first.connect_info().address.is_none());
         let _tcp = TcpStream::connect(address).await.unwrap();
-        let Ok(second) = connections.next().await.unwrap();
+        let second = connections.next().await.unwrap();
         assert!(second.connect_info().address.is_some());
         assert_eq!(*open.borrow(), 2);
         drop((first, second));

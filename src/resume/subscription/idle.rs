@@ -66,11 +66,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         if let Phase::Watching(watching) = &self.phase
             && self.may_assume_at(watching).is_some_and(|at| at <= now)
             && let Phase::Watching(watching) = &mut self.phase
+            && let Some(revision) = watching.delay_rule.ripe(now)
         {
-            if let Some(revision) = watching.delay_rule.ripe(now) {
-                let proof = Proof::Delay;
-                self.set_assumed(|it| later(it, Assumed { revision, proof }));
-            }
+            let proof = Proof::Delay;
+            self.set_assumed(|it| later(it, Assumed { revision, proof }));
         }
     }
 
