@@ -1,20 +1,21 @@
 //! HTTP/2 on the connections of applications: windows, limits, keep-alive, and
 //! a shutdown that lets calls finish.
 //!
-//! What tonic's own server does, but for what it gives no say in: how streams
-//! are run. Here each is a [`Prompt`] task.
+//! In place of tonic's own server, which gives no say in how streams are run:
+//! here each is a [`Prompt`] task. Unlike it, this does not end a call by its
+//! `grpc-timeout`, which every client does itself.
 
-use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
+use std::{convert::Infallible, error::Error, future::Future, pin::pin, time::Duration};
 
 use axum::{
     body::Body,
     http::{Request, Response},
 };
 use futures_util::{Stream, StreamExt};
-use hyper::rt::Executor;
+use hyper::{rt::Executor, server::conn::http2};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -41,6 +42,10 @@ const CONNECTION_STREAMS_MAX: u32 = 16_384;
 /// answered; beyond it the call is reset, or the connection closed.
 const HEADER_BYTES_READ_MAX: u32 = 4 * HEADER_BYTES_MAX as u32;
 
+/// Of one connection, in its life: errors of the protocol by which it loses the
+/// stream alone. A client that goes on making them loses the connection.
+const STREAM_ERRORS_MAX: usize = 1024;
+
 /// Finds clients that vanished without a word, within half a minute.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,9 +69,10 @@ pub(super) async fn serve<C, S>(
         let mut connections = pin!(connections.take_until(shutdown));
         while let Some(connection) = connections.next().await {
             let peer = connection.connect_info();
+            let caller = peer.clone();
             let service = service.clone().map_request(move |request: Request<_>| {
                 let mut request = request.map(Body::new);
-                request.extensions_mut().insert(peer.clone());
+                request.extensions_mut().insert(caller.clone());
                 request
             });
             let (builder, watcher) = (builder.clone(), graceful.watcher());
@@ -74,7 +80,7 @@ pub(super) async fn serve<C, S>(
                 let service = TowerToHyperService::new(service);
                 let served = builder.serve_connection(TokioIo::new(connection), service);
                 if let Err(error) = watcher.watch(served).await {
-                    debug!(%error, "connection ended");
+                    debug!(%peer, error = &error as &dyn Error, "connection ended");
                 }
             });
         }
@@ -82,14 +88,14 @@ pub(super) async fn serve<C, S>(
     graceful.shutdown().await;
 }
 
-fn builder() -> auto::Builder<Prompted> {
-    let mut builder = auto::Builder::new(Prompted).http2_only();
+fn builder() -> http2::Builder<Prompted> {
+    let mut builder = http2::Builder::new(Prompted);
     builder
-        .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .max_local_error_reset_streams(STREAM_ERRORS_MAX)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_header_list_size(HEADER_BYTES_READ_MAX);

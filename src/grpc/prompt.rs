@@ -37,7 +37,8 @@ pin_project! {
 /// Between a future and its task.
 #[derive(Default)]
 struct Wakes {
-    /// `POLLED`: it is being polled; `WOKEN`: since that began, it was woken.
+    /// `POLLED`: it is being polled; `WOKEN`: it was woken, which counts if it
+    /// was while it was polled, and else has woken the task.
     state: AtomicU8,
     task: AtomicWaker,
 }
@@ -166,8 +167,8 @@ mod tests {
             }
         })));
         let writer = tokio::task::spawn_blocking(move || {
-            let deadline = Instant::now() + Duration::from_secs(15);
             for number in 1..=NUMBERS {
+                let deadline = Instant::now() + Duration::from_secs(15);
                 says.0.store(number, Ordering::SeqCst);
                 says.1.wake();
                 while seen.load(Ordering::SeqCst) != number {

@@ -284,6 +284,23 @@ async fn no_flood_of_frames_reaches_anybody_else() {
     bystander.finish(scenario).await;
 }
 
+/// Each costs it the call only, and an answer; it may make so many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_on_breaking_the_protocol_loses_the_connection() {
+    let scenario = Scenario::start(&[]).await;
+    let bystander = Bystander::start(&scenario).await;
+    // Of HTTP/1, and forbidden in HTTP/2.
+    let malformed = [call_headers("Ack"), headers(&[("connection", "close")])].concat();
+    let call = |number: u32| frame(Kind::Headers, END_HEADERS, 2 * number + 1, &malformed);
+    let mut rude = Rude::connect_http2(&scenario.watchmark.address()).await;
+    rude.send(&(0..2000).flat_map(call).collect::<Vec<_>>())
+        .await;
+    // Keep-alive, which gets no answer, would close it after 30 s.
+    let closed = tokio::time::timeout(Duration::from_secs(15), rude.closed()).await;
+    assert!(matches!(closed, Ok(Some(_))), "kept open");
+    bystander.finish(scenario).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_of_idle_and_slow_connections_is_no_burden() {
     let scenario = Scenario::start(&[]).await;
