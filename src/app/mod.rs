@@ -231,54 +231,41 @@ struct Parts {
 }
 
 /// Serves until a signal, then drains.
-async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
-    let Parts {
-        tls_status,
-        rules,
-        connections,
-        admin_port,
-        opened: Opened { store, quarantined },
-        upstream,
-        mut signals,
-        origin,
-        metrics,
-        log,
-    } = parts;
+async fn serve(config: &Config, mut parts: Parts) -> Result<(), RunError> {
+    let Opened { store, quarantined } = parts.opened;
     let registry = Arc::new(Registry::measured(
-        Arc::clone(&upstream),
+        Arc::clone(&parts.upstream),
         Arc::clone(&store),
-        registry_settings(config, origin),
-        metrics.sessions.clone(),
+        registry_settings(config, parts.origin),
+        parts.metrics.sessions.clone(),
     ));
     let surveyor = Arc::new(Surveyor::new(survey::Sources {
         registry: Arc::clone(&registry),
-        upstream,
+        upstream: parts.upstream,
         store,
-        certificates: Arc::new(move || certificates(tls_status.as_ref())),
+        certificates: Arc::new(move || certificates(parts.tls_status.as_ref())),
         quarantined: quarantined.map(|path| path.display().to_string()),
         subscriptions_max: config.max_subscriptions,
     }));
     let operators = Operators {
-        on_every_port: !rules.client_id_from_cert,
+        on_every_port: !parts.rules.client_id_from_cert,
         surveyor: Some(Arc::clone(&surveyor)),
     };
-    let (api, health) = Api::new(Arc::clone(&registry), rules, operators)
+    let (api, health) = Api::new(Arc::clone(&registry), parts.rules, operators)
         .await
         .map_err(anyhow::Error::from)?;
-    let api = api.counted(metrics.calls.clone());
-    let mut admin = pin!(serve_admin(
-        admin_port,
-        admin::Sources {
-            surveyor: Arc::clone(&surveyor),
-            metrics,
-            log,
-            grpc: api.admin_router(),
-        }
-    ));
-    let addresses = connections.addresses();
-    let mut open_connections = connections.open();
+    let api = api.counted(parts.metrics.calls.clone());
+    let sources = admin::Sources {
+        surveyor: Arc::clone(&surveyor),
+        metrics: parts.metrics,
+        log: parts.log,
+        grpc: api.admin_router(),
+    };
+    let mut admin = pin!(serve_admin(parts.admin_port, sources));
+    let addresses = parts.connections.addresses();
+    let mut open_connections = parts.connections.open();
     let (stop, stopped) = oneshot::channel::<()>();
-    let mut server = pin!(api.serve(connections, async {
+    let mut server = pin!(api.serve(parts.connections, async {
         let _ = stopped.await;
     }));
 
@@ -291,7 +278,7 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
         () = follow => {}
         () = &mut admin => {}
         () = &mut server => return Err(server_ended()),
-        () = signals.next() => {}
+        () = parts.signals.next() => {}
     }
 
     info!(timeout = ?config.drain_timeout, "draining");
@@ -301,7 +288,7 @@ async fn serve(config: &Config, parts: Parts) -> Result<(), RunError> {
         () = registry.supervise() => {}
         () = &mut admin => {}
         () = &mut server => return Err(server_ended()),
-        () = drained(config, &registry, &mut open_connections, &mut signals) => {}
+        () = drained(config, &registry, &mut open_connections, &mut parts.signals) => {}
     }
     drop(stop);
     // Clients that do not hang up are cut off.
