@@ -227,7 +227,8 @@ pub struct Header {
     pub revision: Revision,
 }
 
-/// One sample of etcd's current revision.
+/// One sample of etcd's current revision. Only members that serve a watch are
+/// asked; one that does not answer keeps the sample it had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProbeSample {
     /// Who answered.

@@ -30,7 +30,9 @@ pub use self::{
         Time, WatchOpened,
     },
     key_range::{InvalidKeyRange, KeyRange},
-    record::{Assumed, Fingerprint, History, Proof, Record, Selection, SnapshotReason},
+    record::{
+        Assumed, Fingerprint, History, Proof, RECORD_VERSION, Record, Selection, SnapshotReason,
+    },
     revision::Revision,
     segments::{Contradiction, Piece, Segments},
     settings::{IdleProof, Settings},

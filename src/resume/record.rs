@@ -4,6 +4,11 @@ use bytes::Bytes;
 
 use super::{KeyRange, Revision};
 
+/// Of what a record can say. Raise it with every variant of an enum in here, and
+/// whenever an older watchmark would misread a record: it takes what it does not
+/// know for damage, and a newer version for what it is.
+pub const RECORD_VERSION: u32 = 1;
+
 /// Everything that the store keeps of one subscription.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {

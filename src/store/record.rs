@@ -10,13 +10,11 @@ use prost::Message;
 use crate::{
     proto::watchmark::v1::{self, StoredFingerprint, StoredSubscription},
     resume::{
-        Assumed, ClientId, Fingerprint, History, KeyRange, Proof, Record, Revision, Selection,
+        Assumed, ClientId, Fingerprint, History, KeyRange, Proof, RECORD_VERSION, Record, Revision,
+        Selection,
     },
 };
 
-/// Of `StoredSubscription`. Raise it when an older watchmark would misread a
-/// record, or take a new number of an enum for damage, as it does.
-pub(super) const RECORD_VERSION: u32 = 1;
 /// Some 48 MiB, above what a gRPC message carries, in as many chunks as a row's
 /// number can tell apart.
 const RECORD_BYTES_MAX: usize = CHUNK_BYTES * (u16::MAX as usize);
@@ -33,6 +31,9 @@ pub enum InvalidRecord {
     /// What cannot be wrong moves the checkpoint.
     #[error("the assumed position has a proof that cannot be wrong")]
     AssumedWithoutDoubt,
+    /// What can be wrong does not.
+    #[error("the checkpoint has a proof that can be wrong")]
+    CheckpointInDoubt,
     /// Something moved a checkpoint that does not exist.
     #[error("there is a proof but no checkpoint")]
     ProofWithoutCheckpoint,
@@ -73,6 +74,9 @@ pub(super) fn check(record: &Record) -> Result<(), InvalidRecord> {
             _ => Err(InvalidRecord::ProofWithoutCheckpoint),
         };
     };
+    if record.proof.can_be_wrong() {
+        return Err(InvalidRecord::CheckpointInDoubt);
+    }
     if let Some(assumed) = record.assumed {
         if assumed.revision < checkpoint {
             return Err(InvalidRecord::AssumedBelowCheckpoint);
@@ -148,8 +152,8 @@ pub(super) fn encode(
 pub(super) fn decode(bytes: &[u8]) -> Result<(ClientId, Record), DecodeRecord> {
     let stored = StoredSubscription::decode(bytes).map_err(malformed)?;
     match stored.version {
-        RECORD_VERSION => {}
         0 => return Err(malformed("a record has no version")),
+        1..=RECORD_VERSION => {}
         found => return Err(DecodeRecord::Newer { found }),
     }
     let client_id = ClientId::parse(&stored.client_id).map_err(malformed)?;
@@ -296,7 +300,11 @@ mod tests {
     #[test]
     fn a_record_that_contradicts_itself_is_not_encoded() {
         type Spoil = fn(&mut Record);
-        let cases: [(Spoil, InvalidRecord); 5] = [
+        let cases: [(Spoil, InvalidRecord); 6] = [
+            (
+                |it| it.proof = Proof::Delay,
+                InvalidRecord::CheckpointInDoubt,
+            ),
             (
                 |it| it.assumed = Some(assumed(39, Proof::Delay)),
                 InvalidRecord::AssumedBelowCheckpoint,
@@ -334,13 +342,14 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_told_apart_from_damage() {
-        let newer = stored(|it| it.version = 2);
-        assert_eq!(decode(&newer), Err(DecodeRecord::Newer { found: 2 }));
+        let found = RECORD_VERSION + 1;
+        let newer = stored(|it| it.version = found);
+        assert_eq!(decode(&newer), Err(DecodeRecord::Newer { found }));
     }
 
     #[test]
     fn impossible_values_are_refused() {
-        let spoils: [fn(&mut StoredSubscription); 15] = [
+        let spoils: [fn(&mut StoredSubscription); 16] = [
             |it| it.version = 0,
             |it| it.client_id = "a b".to_owned(),
             |it| it.client_id.clear(),
@@ -351,7 +360,8 @@ mod tests {
             |it| it.assumed = 1,
             |it| it.assumed_proof = v1::Proof::Acked.into(),
             |it| it.assumed_proof = 99,
-            |it| it.proof = 4,
+            |it| it.proof = 99,
+            |it| it.proof = v1::Proof::Delay.into(),
             |it| it.pending_snapshot = -1,
             |it| it.fingerprint.as_mut().unwrap().mod_revision = 0,
             |it| it.fingerprint.as_mut().unwrap().mod_revision = 41,

@@ -159,7 +159,7 @@ impl Stream {
         self.position = match (checkpoint, arrival.resumed_at) {
             (None, _) => None,
             // It may only ever replace a snapshot.
-            (Some(at), Some((epoch, stored))) if proof == Proof::Delay => {
+            (Some(at), Some((epoch, stored))) if proof.can_be_wrong() => {
                 assert!(stored < etcd.compacted, "P9: assumed without need");
                 assert!(at > stored, "P8: assumed backwards");
                 self.fingerprints.clear();

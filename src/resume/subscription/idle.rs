@@ -12,11 +12,12 @@
 //!   wrong: it moves `assumed`, beside the checkpoint, which only ever replaces
 //!   a snapshot (`assumed_instead_of`) and is dropped when an event belies it.
 //!
-//! Another is a variant of `Proof`, which says whether it can be wrong, a line in
-//! each list of `proto::proof`, which all others take it from, and a function
-//! here: beside `certify`, or, if it can be wrong, beside `assume`. Neither may
-//! pass what is delivered and not acknowledged. What it has to hear from etcd,
-//! if that is new, is an `Input`.
+//! Another is a variant of `Proof` beside `RECORD_VERSION`, which rises with it, a
+//! line in each list of `proto::proof`, which all others take it from, and a
+//! function here: beside `certify`, or, if it can be wrong, in `assume`, with its
+//! time in `assume_due`; the simulator holds it to the truth all the same. Neither
+//! may pass what is delivered and not acknowledged. What it goes by is kept as
+//! `delay_rule` is; what it has to hear from etcd, if that is new, is an `Input`.
 
 use super::{Phase, Subscription, plan::Source, watching::Watching};
 use crate::resume::{
@@ -61,7 +62,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
         None
     }
 
-    /// Goes, beside the checkpoint, to where the delay rule has the watch.
+    /// Goes, beside the checkpoint, to where evidence that can be wrong has the
+    /// watch: that of the delay rule.
     pub(super) fn assume(&mut self, now: Time) {
         if let Phase::Watching(watching) = &self.phase
             && self.may_assume_at(watching).is_some_and(|at| at <= now)
@@ -79,7 +81,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         Some(watching.delay_rule.ripens_at()?.max(may_at))
     }
 
-    /// When the silence is long enough; `None`: it is not the delay rule's.
+    /// When the silence is long enough to assume anything; `None`: nothing may be.
     fn may_assume_at(&self, watching: &Watching) -> Option<Time> {
         let may = !watching.asks
             && self.settings.idle_proof != IdleProof::Progress

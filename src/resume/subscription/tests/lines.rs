@@ -64,7 +64,9 @@ pub(super) fn say_record(record: &Record) -> String {
     );
     if let Some(assumed) = record.assumed {
         line += &format!(" assumed {}", assumed.revision);
-        assert_eq!(assumed.proof, Proof::Delay);
+        if assumed.proof != Proof::Delay {
+            line += &format!(" by {}", say_proof(assumed.proof));
+        }
     }
     if let Some(reason) = record.pending_snapshot {
         line += &format!(" pending {reason:?}");
