@@ -25,7 +25,8 @@ pub struct Settings {
     pub backoff_max: Duration,
 }
 
-/// Which evidence may move a position without events.
+/// Which evidence may move a position without events: whether etcd is asked, and
+/// whether anything that can be wrong counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IdleProof {
     /// Progress where the member's version makes it sound; the delay rule otherwise.

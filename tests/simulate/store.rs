@@ -54,14 +54,14 @@ impl World {
         self.in_flight = Some(None);
     }
 
-    /// The delay rule may only assume what is true: nothing in range lies
-    /// between the checkpoint and there.
+    /// Only what is true may be assumed: nothing in range lies between the
+    /// checkpoint and there.
     fn check_assumed(&mut self, record: &Record) {
         let known = self.durable.as_ref().and_then(|record| record.assumed);
         if let (Some(assumed), Some(checkpoint)) = (record.assumed, record.checkpoint)
             && Some(assumed) != known
         {
-            self.count("delay rule assumes");
+            self.count("a position is assumed");
             let epoch = self.in_flight_epoch;
             // What an unseen history has below where the last one was is lost.
             let settled = self.settled.filter(|&(of, _)| of == epoch);

@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use watchmark::resume::{
-    Command, EndReason, Input, Message, OutboxRoom, Proof, SessionId, SessionRequest,
-    SnapshotReason,
+    Command, EndReason, Input, Message, OutboxRoom, SessionId, SessionRequest, SnapshotReason,
 };
 
 use crate::{
@@ -42,8 +41,8 @@ impl World {
             {
                 assert!(at.get() >= ok, "P7: {ok} was acknowledged, begins at {at}");
             }
-            if *proof == Proof::Delay {
-                self.count("resumed where the delay rule assumes");
+            if proof.can_be_wrong() {
+                self.count("resumed where it is assumed");
             }
         }
         let stream = self.stream.as_mut().expect("P10: nobody is there");

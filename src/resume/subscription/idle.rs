@@ -15,9 +15,11 @@
 //! Another is a variant of `Proof` beside `RECORD_VERSION`, which rises with it, a
 //! line in each list of `proto::proof`, which all others take it from, and a
 //! function here: beside `certify`, or, if it can be wrong, in `assume`, with its
-//! time in `assume_due`; the simulator holds it to the truth all the same. Neither
-//! may pass what is delivered and not acknowledged. What it goes by is kept as
-//! `delay_rule` is; what it has to hear from etcd, if that is new, is an `Input`.
+//! time in `assume_due`. Neither may pass what is delivered and not acknowledged.
+//! What it goes by is kept beside `delay_rule`, while a watch is open; what it has
+//! to hear from etcd, if that is new, is an `Input`. In the simulator etcd is
+//! never as late as the delay rule allows, so it holds every assumption to the
+//! truth (`check_assumed`).
 
 use super::{Phase, Subscription, plan::Source, watching::Watching};
 use crate::resume::{
@@ -66,7 +68,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// watch: that of the delay rule.
     pub(super) fn assume(&mut self, now: Time) {
         if let Phase::Watching(watching) = &self.phase
-            && self.may_assume_at(watching).is_some_and(|at| at <= now)
+            && self.may_assume(watching)
+            && self.silent_enough_at(watching) <= now
             && let Phase::Watching(watching) = &mut self.phase
             && let Some(revision) = watching.delay_rule.ripe(now)
         {
@@ -75,21 +78,26 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
-    /// When `assume` has something to do.
+    /// When `assume` has something to do; it must not leave it to be done.
     pub(super) fn assume_due(&self, watching: &Watching) -> Option<Time> {
-        let may_at = self.may_assume_at(watching)?;
-        Some(watching.delay_rule.ripens_at()?.max(may_at))
+        let ripens_at = watching.delay_rule.ripens_at()?;
+        let due = ripens_at.max(self.silent_enough_at(watching));
+        self.may_assume(watching).then_some(due)
     }
 
-    /// When the silence is long enough to assume anything; `None`: nothing may be.
-    fn may_assume_at(&self, watching: &Watching) -> Option<Time> {
-        let may = !watching.asks
+    /// Whether anything may be assumed, by whatever evidence.
+    fn may_assume(&self, watching: &Watching) -> bool {
+        !watching.asks
             && self.settings.idle_proof != IdleProof::Progress
             && watching.is_caught_up
             && self.assembler.is_idle()
             && !self.ledger.has_unacked()
-            && self.writes.current_checkpoint().is_some();
-        may.then(|| watching.event_at + self.settings.idle_after)
+            && self.writes.current_checkpoint().is_some()
+    }
+
+    /// For the delay rule.
+    fn silent_enough_at(&self, watching: &Watching) -> Time {
+        watching.event_at + self.settings.idle_after
     }
 
     /// An event came: at or below what was assumed, it proves that wrong.
