@@ -112,7 +112,7 @@ impl Api {
     }
 
     /// What a port of operators serves: any caller may look; to change
-    /// anything, its [`Peer`](super::Peer) (a request extension) must be local.
+    /// anything, its [`Peer`] (a request extension) must be local.
     pub fn admin_router(&self) -> Router {
         calls::counted(self.admin.clone().into_axum_router(), self.calls.clone())
     }
