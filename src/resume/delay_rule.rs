@@ -22,8 +22,8 @@ const LAG_PER_LOOK: u32 = 2;
 /// The samples of one watch.
 #[derive(Debug)]
 pub(super) struct DelayRule {
-    pub(super) member_id: u64,
-    pub(super) opened_at: Time,
+    member_id: u64,
+    opened_at: Time,
     lag: Time,
     /// When the clock was last looked at.
     looked_at: Time,

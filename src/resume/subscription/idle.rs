@@ -16,20 +16,45 @@
 //! line in each list of `proto::proof`, which all others take it from, and a
 //! function here: beside `certify`, or, if it can be wrong, in `assume`, with its
 //! time in `assume_due`. Neither may pass what is delivered and not acknowledged.
-//! What it goes by is kept beside `delay_rule`, while a watch is open; what it has
-//! to hear from etcd, if that is new, is an `Input`. In the simulator etcd is
-//! never as late as the delay rule allows, so it holds every assumption to the
-//! truth (`check_assumed`).
+//! What it goes by while a watch is open is `Evidence`; what it has to hear from
+//! etcd, if that is new, is an `Input`. In the simulator etcd is never as late as
+//! the delay rule allows, so it holds every assumption to the truth
+//! (`check_assumed`).
 
 use super::{Phase, Subscription, plan::Source, watching::Watching};
 use crate::resume::{
-    Assumed, IdleProof, Item, Proof, Record, Revision, Settings, Time, WatchOpened,
+    Assumed, IdleProof, Item, ProbeSample, Proof, Record, Revision, Settings, Time, WatchOpened,
+    delay_rule::DelayRule,
 };
 
 /// Whether a watch is to be asked for progress: its member can, and nobody
 /// forbids it.
 pub(super) const fn may_ask(opened: &WatchOpened, settings: &Settings) -> bool {
     opened.can_ask_progress && !matches!(settings.idle_proof, IdleProof::Delay)
+}
+
+/// What a watch has seen that can be wrong.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    delay_rule: DelayRule,
+}
+
+impl Evidence {
+    pub(super) const fn new(opened: &WatchOpened, settings: &Settings, now: Time) -> Self {
+        Self {
+            delay_rule: DelayRule::new(opened.member_id, now, settings.idle_lag),
+        }
+    }
+
+    /// The probe sampled some member's revision.
+    pub(super) fn sampled(&mut self, sample: ProbeSample, now: Time) {
+        self.delay_rule.sample(sample, now);
+    }
+
+    /// Time passed in which the watch could be heard.
+    pub(super) fn look(&mut self, now: Time) {
+        self.delay_rule.look(now);
+    }
 }
 
 /// What `record` assumes, or `assumed`, whichever is further; never what the
@@ -71,7 +96,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && self.may_assume(watching)
             && self.silent_enough_at(watching) <= now
             && let Phase::Watching(watching) = &mut self.phase
-            && let Some(revision) = watching.delay_rule.ripe(now)
+            && let Some(revision) = watching.evidence.delay_rule.ripe(now)
         {
             let proof = Proof::Delay;
             self.set_assumed(|it| later(it, Assumed { revision, proof }));
@@ -80,7 +105,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
 
     /// When `assume` has something to do; it must not leave it to be done.
     pub(super) fn assume_due(&self, watching: &Watching) -> Option<Time> {
-        let ripens_at = watching.delay_rule.ripens_at()?;
+        let ripens_at = watching.evidence.delay_rule.ripens_at()?;
         let due = ripens_at.max(self.silent_enough_at(watching));
         self.may_assume(watching).then_some(due)
     }

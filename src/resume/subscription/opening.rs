@@ -198,7 +198,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
             header.revision,
             now,
             idle::may_ask(opened, &self.settings),
-            self.settings.idle_lag,
+            idle::Evidence::new(opened, &self.settings, now),
         ));
     }
 

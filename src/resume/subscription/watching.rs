@@ -1,9 +1,8 @@
 //! What a running watch says, and what its silence means.
 
-use super::{Phase, Subscription, plan::Source};
+use super::{Phase, Subscription, idle::Evidence, plan::Source};
 use crate::resume::{
     Command, Fingerprint, Item, OutboxRoom, ProbeSample, Revision, StreamState, Time, WatchOpened,
-    delay_rule::DelayRule,
 };
 
 /// How long a subscriber may leave events waiting before its watch is closed
@@ -26,6 +25,9 @@ const HEALTHY_AFTER: Time = Time::from_secs(30);
 /// A watch that etcd created and whose guard held.
 #[derive(Debug)]
 pub(super) struct Watching {
+    /// Who serves it; 0: unknown.
+    member_id: u64,
+    opened_at: Time,
     /// Progress requests are sound on its member, and not forbidden.
     pub(super) asks: bool,
     /// Its member is known to have a revision that the watch starts at or before:
@@ -38,7 +40,7 @@ pub(super) struct Watching {
     /// etcd's newest revision when the watch was created.
     target: Revision,
     pub(super) is_caught_up: bool,
-    pub(super) delay_rule: DelayRule,
+    pub(super) evidence: Evidence,
     /// The highest revision that etcd certified; told once events drained.
     pub(super) bookmark: Option<Revision>,
     /// When etcd last said anything.
@@ -61,15 +63,17 @@ impl Watching {
         target: Revision,
         now: Time,
         asks: bool,
-        idle_lag: Time,
+        evidence: Evidence,
     ) -> Self {
         Self {
+            member_id: opened.member_id,
+            opened_at: now,
             asks,
             is_answerable: target.get() > base.get(),
             base,
             target,
             is_caught_up: false,
-            delay_rule: DelayRule::new(opened.member_id, now, idle_lag),
+            evidence,
             bookmark: None,
             heard_at: now,
             event_at: now,
@@ -89,9 +93,8 @@ impl Watching {
 
     /// The probe sampled some member's revision.
     pub(super) fn sampled(&mut self, sample: ProbeSample, now: Time) {
-        self.delay_rule.sample(sample, now);
-        let is_answerable =
-            sample.member_id == self.delay_rule.member_id && sample.revision > self.base;
+        self.evidence.sampled(sample, now);
+        let is_answerable = sample.member_id == self.member_id && sample.revision > self.base;
         if is_answerable && !self.is_answerable {
             self.is_answerable = true;
             self.ask_at = now;
@@ -159,7 +162,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
         let Phase::Watching(watching) = &mut self.phase else {
             return;
         };
-        watching.delay_rule.look(now);
+        watching.evidence.look(now);
         if is_blocked {
             watching.blocked_since.get_or_insert(now);
         } else if watching.blocked_since.take().is_some() {
@@ -225,7 +228,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     /// A watch that was silent and healthy brings short delays back.
     pub(super) fn note_health(&mut self, now: Time) {
         if let Phase::Watching(watching) = &self.phase
-            && now >= watching.delay_rule.opened_at + HEALTHY_AFTER
+            && now >= watching.opened_at + HEALTHY_AFTER
             && watching.asked_at.is_none()
         {
             self.backoff.reset();
