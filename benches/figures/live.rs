@@ -20,7 +20,8 @@ const SECONDS: f64 = 6.0;
 /// 1,000 puts a second of 256 B, one subscriber.
 pub(crate) async fn one(table: &mut Table) {
     let stage = Stage::new(&[]).await;
-    let runs = measure(&stage, 1000.0, 256, AckMode::Manual).await;
+    let for_scale = true;
+    let runs = measure(&stage, 1000.0, 256, AckMode::Manual, for_scale).await;
     let of = format!(
         "paired event by event with a direct watch; a second direct one: {:.0} / {:.0} us, one \
          behind a bare relay of bytes: {:.0} / {:.0} us",
@@ -50,7 +51,7 @@ pub(crate) async fn one(table: &mut Table) {
         AtMost(8.0),
         "of a core; an ack every second".to_owned(),
     );
-    let auto = measure(&stage, 1000.0, 256, AckMode::Auto).await;
+    let auto = measure(&stage, 1000.0, 256, AckMode::Auto, !for_scale).await;
     table.row(
         "live, 1,000 put/s, ACK_MODE_AUTO: CPU of watchmark",
         median(auto.cpu),
@@ -74,7 +75,7 @@ pub(crate) async fn sizes(table: &mut Table) {
         ("256 KiB", 1 << 18, 40.0),
         ("1 MiB", 1 << 20, 10.0),
     ] {
-        let runs = measure(&stage, per_second, bytes, AckMode::Manual).await;
+        let runs = measure(&stage, per_second, bytes, AckMode::Manual, false).await;
         table.row(
             &format!("live, values of {name}: added latency, p50"),
             median(runs.p50),
@@ -102,10 +103,16 @@ struct Runs {
     cpu: Vec<f64>,
 }
 
-/// A direct watch and one other, paired by revision: the subscriber, then for
-/// scale one behind a bare relay and a second direct one. No more than these
-/// two at a time, on machines with two cores.
-async fn measure(stage: &Stage, per_second: f64, value_bytes: usize, ack_mode: AckMode) -> Runs {
+/// A direct watch and one other, paired by revision: the subscriber, then, if
+/// wanted for scale, one behind a bare relay and a second direct one. No more
+/// than these two at a time, on machines with two cores.
+async fn measure(
+    stage: &Stage,
+    per_second: f64,
+    value_bytes: usize,
+    ack_mode: AckMode,
+    for_scale: bool,
+) -> Runs {
     let count = (SECONDS * per_second) as usize;
     let endpoint = stage.etcd.endpoint(0).replace("http://", "");
     let bare = format!("http://{}", bare::relay(endpoint));
@@ -141,6 +148,9 @@ async fn measure(stage: &Stage, per_second: f64, value_bytes: usize, ack_mode: A
         measured.p50.push(p50);
         measured.p99.push(p99);
         measured.cpu.push(cpu);
+        if !for_scale {
+            continue;
+        }
         let ([p50, p99], _) = pair(Beside::BareRelay).await;
         measured.bare_p50.push(p50);
         measured.bare_p99.push(p99);

@@ -51,7 +51,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves `connections` with `service`, whose requests have their [`Peer`] as an
-/// extension, until `shutdown` resolves; then lets the calls under way finish.
+/// extension, until `shutdown` resolves or there are no more; then lets the calls
+/// under way finish.
 pub(super) async fn serve<C, S>(
     connections: impl Stream<Item = C>,
     service: S,

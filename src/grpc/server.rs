@@ -1,4 +1,4 @@
-//! The services of our gRPC port, and the limits it keeps.
+//! The services of our ports, and how large their messages may be.
 
 use std::{future::Future, sync::Arc, time::Duration};
 

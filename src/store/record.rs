@@ -68,6 +68,9 @@ fn malformed(what: impl ToString) -> DecodeRecord {
 
 /// Checks what must hold before a record is written and after it is read.
 pub(super) fn check(record: &Record) -> Result<(), InvalidRecord> {
+    if record.assumed.is_some_and(|it| !it.proof.can_be_wrong()) {
+        return Err(InvalidRecord::AssumedWithoutDoubt);
+    }
     let Some(checkpoint) = record.checkpoint else {
         return match record.proof {
             Proof::Fresh => check_fingerprint_key(record),
@@ -77,13 +80,8 @@ pub(super) fn check(record: &Record) -> Result<(), InvalidRecord> {
     if record.proof.can_be_wrong() {
         return Err(InvalidRecord::CheckpointInDoubt);
     }
-    if let Some(assumed) = record.assumed {
-        if assumed.revision < checkpoint {
-            return Err(InvalidRecord::AssumedBelowCheckpoint);
-        }
-        if !assumed.proof.can_be_wrong() {
-            return Err(InvalidRecord::AssumedWithoutDoubt);
-        }
+    if record.assumed.is_some_and(|it| it.revision < checkpoint) {
+        return Err(InvalidRecord::AssumedBelowCheckpoint);
     }
     let fingerprint = record.history.fingerprint.as_ref();
     if fingerprint.is_some_and(|it| it.mod_revision > checkpoint) {
@@ -170,6 +168,9 @@ fn record_of(stored: StoredSubscription) -> Result<Record, String> {
     let proof = v1::Proof::try_from(stored.proof).map_err(|err| err.to_string())?;
     let assumed = position_of("assumed", stored.assumed)?;
     let assumed_proof = v1::Proof::try_from(stored.assumed_proof).map_err(|err| err.to_string())?;
+    if assumed.is_none() && assumed_proof != v1::Proof::Unspecified {
+        return Err("there is a proof of what is not assumed".to_owned());
+    }
     let reason =
         v1::SnapshotReason::try_from(stored.pending_snapshot).map_err(|err| err.to_string())?;
     let range = KeyRange::new(stored.key, stored.range_end).map_err(|err| err.to_string())?;
@@ -349,7 +350,7 @@ mod tests {
 
     #[test]
     fn impossible_values_are_refused() {
-        let spoils: [fn(&mut StoredSubscription); 16] = [
+        let spoils: [fn(&mut StoredSubscription); 18] = [
             |it| it.version = 0,
             |it| it.client_id = "a b".to_owned(),
             |it| it.client_id.clear(),
@@ -360,6 +361,13 @@ mod tests {
             |it| it.assumed = 1,
             |it| it.assumed_proof = v1::Proof::Acked.into(),
             |it| it.assumed_proof = 99,
+            |it| it.assumed = 0,
+            |it| {
+                it.checkpoint = 0;
+                it.proof = v1::Proof::Unspecified.into();
+                it.fingerprint = None;
+                it.assumed_proof = v1::Proof::Acked.into();
+            },
             |it| it.proof = 99,
             |it| it.proof = v1::Proof::Delay.into(),
             |it| it.pending_snapshot = -1,

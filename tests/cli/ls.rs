@@ -42,7 +42,7 @@ fn several() -> Vec<Subscription> {
         Subscription {
             state: SubscriptionState::UpstreamLost.into(),
             checkpoint: 7,
-            last_advance: advanced(Proof::Delay),
+            last_advance: advanced(Proof::Progress),
             ..subscription("routes/eu-west-1")
         },
         Subscription {
@@ -63,7 +63,7 @@ CLIENT_ID         STATE          CHECKPOINT           LAG  UNACKED  LAST EVENT  
 billing           blocked            998877  1234567 / 1h   123456          1d  progress
 fresh             disconnected            -        0 / 0s        0           -  -
 orders            live                 1042     12 / 3.4s        8          3m  acked
-routes/eu-west-1  upstream lost           7        0 / 0s        0           -  delay
+routes/eu-west-1  upstream lost           7        0 / 0s        0           -  progress
 zebra             catching up             -        0 / 0s        0           -  -
 "
     );

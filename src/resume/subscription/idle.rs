@@ -13,7 +13,8 @@
 //!   a snapshot (`assumed_instead_of`) and is dropped when an event belies it.
 //!
 //! Another is a variant of `Proof` beside `RECORD_VERSION`, which rises with it, a
-//! line in each list of `proto::proof`, which all others take it from, and a
+//! line in each list of `proto::proof`, which all others take it from (but not
+//! which of the two above a member's version allows: `upstream::shared`), and a
 //! function here: beside `certify`, or, if it can be wrong, in `assume`, with its
 //! time in `assume_due`. Neither may pass what is delivered and not acknowledged.
 //! What it goes by while a watch is open is `Evidence`; what it has to hear from
