@@ -19,8 +19,8 @@
 //! time in `assume_due`. Neither may pass what is delivered and not acknowledged.
 //! What it goes by while a watch is open is `Evidence`; what it has to hear from
 //! etcd, if that is new, is an `Input`. In the simulator etcd is never as late as
-//! the delay rule allows, so it holds every assumption to the truth
-//! (`check_assumed`).
+//! the delay rule allows, so it holds every assumption to the truth; one that is
+//! wrong there too is to be let through in its `check_assumed`.
 
 use super::{Phase, Subscription, plan::Source, watching::Watching};
 use crate::resume::{
@@ -95,7 +95,7 @@ impl<E: Item, K: Item> Subscription<E, K> {
     pub(super) fn assume(&mut self, now: Time) {
         if let Phase::Watching(watching) = &self.phase
             && self.may_assume(watching)
-            && self.silent_enough_at(watching) <= now
+            && self.delay_rule_may_at(watching) <= now
             && let Phase::Watching(watching) = &mut self.phase
             && let Some(revision) = watching.evidence.delay_rule.ripe(now)
         {
@@ -104,10 +104,10 @@ impl<E: Item, K: Item> Subscription<E, K> {
         }
     }
 
-    /// When `assume` has something to do; it must not leave it to be done.
+    /// When `assume` has something to do: never a time at which it just ran.
     pub(super) fn assume_due(&self, watching: &Watching) -> Option<Time> {
         let ripens_at = watching.evidence.delay_rule.ripens_at()?;
-        let due = ripens_at.max(self.silent_enough_at(watching));
+        let due = ripens_at.max(self.delay_rule_may_at(watching));
         self.may_assume(watching).then_some(due)
     }
 
@@ -121,8 +121,8 @@ impl<E: Item, K: Item> Subscription<E, K> {
             && self.writes.current_checkpoint().is_some()
     }
 
-    /// For the delay rule.
-    fn silent_enough_at(&self, watching: &Watching) -> Time {
+    /// When the silence is long enough for the delay rule.
+    fn delay_rule_may_at(&self, watching: &Watching) -> Time {
         watching.event_at + self.settings.idle_after
     }
 
