@@ -3,6 +3,7 @@
 use std::{fs::File, time::Duration};
 
 use serde_json::Value;
+use watchmark::proto::watchmark::v1::StreamState;
 
 use super::run::watchmark;
 use crate::support::{
@@ -183,6 +184,7 @@ async fn an_operator_looks_and_harms_no_live_stream() {
     let told = ask(&["ls"]).await;
     assert!(told.stderr.contains("no subscriptions"), "{told:?}");
     let mut stream = subscribed(&sidecar, "orders").await;
+    stream.until_state(StreamState::Live).await;
 
     let table = ask(&["ls"]).await.quietly();
     let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
