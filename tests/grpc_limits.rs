@@ -9,7 +9,7 @@ use fake::{Fixture, next_events, soon, until};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 use tonic::{Code, Request, client::Grpc, transport::Endpoint};
 use tonic_prost::ProstCodec;
@@ -89,6 +89,46 @@ async fn an_ack_that_the_disk_never_answers_is_told_so_and_may_still_be_durable(
     let again = soon("an answer", client.ack(request)).await.unwrap();
     assert_eq!(again.into_inner().checkpoint, 11);
     assert_eq!(fixture.store.checkpoint("orders"), Some(11));
+}
+
+#[tokio::test]
+async fn a_port_that_closes_takes_nobody_in_and_lets_the_calls_under_way_finish() {
+    let mut fixture = Fixture::new(2);
+    let loopback = Listen::Tcp("127.0.0.1:0".parse().unwrap());
+    let connections = Connections::bind(&[loopback], LIMITS, None).await.unwrap();
+    let Listen::Tcp(address) = connections.addresses().remove(0) else {
+        panic!("no port");
+    };
+    let registry = Arc::clone(&fixture.registry);
+    let api = Api::new(registry, EdgeRules::default(), Operators::default());
+    let (api, _) = api.await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(api.serve(connections, async {
+        let _ = stopped.await;
+    }));
+    let endpoint = Endpoint::new(format!("http://{address}")).unwrap();
+    let mut client = WatchServiceClient::new(endpoint.connect().await.unwrap());
+    let (mut stream, watch) = fixture.subscribe_at_10("orders").await;
+    watch.say_put(11, 10).await;
+    assert_eq!(next_events(&mut stream).await, 11);
+    fixture.store.memory.hold();
+    let request = AckRequest {
+        client_id: "orders".to_owned(),
+        revision: 11,
+        session_id: 0,
+    };
+    let asking = tokio::spawn(async move { client.ack(request).await });
+    let memory = &fixture.store.memory;
+    until("the disk is asked", || memory.held_count() == 1).await;
+
+    drop(stop);
+    let refused = async { while TcpStream::connect(address).await.is_ok() {} };
+    soon("a refusal", refused).await;
+    assert!(!serving.is_finished() && !asking.is_finished());
+    fixture.store.memory.release();
+    let answer = soon("an answer", asking).await.unwrap().unwrap();
+    assert_eq!(answer.into_inner().checkpoint, 11);
+    soon("the end", serving).await.unwrap();
 }
 
 /// A connection whose client asks for ever more answers and reads none, until
