@@ -102,7 +102,7 @@ pub(super) struct Cutter {
     passing: usize,
     /// The large message that is being cut.
     large: Option<Large>,
-    /// A prefix, or fields of the large message, not passed on yet.
+    /// A part of a prefix, or fields of the large message, not passed on yet.
     kept: BytesMut,
 }
 
@@ -143,6 +143,13 @@ impl Cutter {
                 if large.take_fields(self.piece_bytes, &mut self.kept, out)? {
                     self.large = None;
                 }
+            } else if let Some(&prefix) = data.first_chunk().filter(|_| self.kept.is_empty())
+                && let Length::Small(length) = self.length(prefix)
+            {
+                // As most are: not even the prefix is copied. It goes by itself,
+                // for tonic to make room for no more than the message.
+                out.push_back(data.split_to(PREFIX_BYTES));
+                self.passing = length;
             } else {
                 let missing = PREFIX_BYTES - self.kept.len();
                 let part = data.split_to(missing.min(data.len()));
@@ -155,21 +162,39 @@ impl Cutter {
 
     /// Begins a message, once its prefix is there.
     fn begin(&mut self, out: &mut VecDeque<Bytes>) {
-        let &[compressed, a, b, c, d] = &self.kept[..] else {
+        let Ok(prefix) = <[u8; PREFIX_BYTES]>::try_from(&self.kept[..]) else {
             return;
         };
-        let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        let prefix = self.kept.split().freeze();
-        if compressed == 0 && length > self.piece_bytes {
-            self.large = Some(Large {
-                to_come: length,
-                ..Large::default()
-            });
-        } else {
-            out.push_back(prefix);
-            self.passing = length;
+        let kept = self.kept.split().freeze();
+        match self.length(prefix) {
+            Length::Small(length) => {
+                out.push_back(kept);
+                self.passing = length;
+            }
+            Length::Large(length) => {
+                self.large = Some(Large {
+                    to_come: length,
+                    ..Large::default()
+                });
+            }
         }
     }
+
+    fn length(&self, [compressed, a, b, c, d]: [u8; PREFIX_BYTES]) -> Length {
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        if compressed == 0 && length > self.piece_bytes {
+            Length::Large(length)
+        } else {
+            Length::Small(length)
+        }
+    }
+}
+
+/// Of a message, in bytes.
+enum Length {
+    /// It passes as it is.
+    Small(usize),
+    Large(usize),
 }
 
 impl Large {
@@ -331,6 +356,15 @@ mod tests {
         let message = response(&[100; 100], false);
         let bytes = framed(std::slice::from_ref(&message));
         assert_eq!(pieces(&bytes, 16_384), Ok(vec![message]));
+    }
+
+    #[test]
+    fn a_prefix_may_come_in_parts() {
+        let messages = [&[10, 0][..], &[], &[3]].map(|sizes| response(sizes, false));
+        let bytes = framed(&messages);
+        for at_a_time in 1..30 {
+            assert_eq!(pieces(&bytes, at_a_time), Ok(messages.to_vec()));
+        }
     }
 
     #[test]
