@@ -80,12 +80,17 @@ impl LiveRanges {
 }
 
 impl LiveWatch {
+    /// Why the range may no longer be read, if so.
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
+        self.entry.refusal.get()
+    }
+
     /// Resolves once the range may no longer be read. Cancel-safe.
     pub(super) async fn refused(&self) -> Refusal {
         loop {
             // Before the look: it hears of what comes after it.
             let is_refused = self.entry.is_refused.notified();
-            if let Some(refusal) = self.entry.refusal.get() {
+            if let Some(refusal) = self.refusal() {
                 return refusal.clone();
             }
             is_refused.await;

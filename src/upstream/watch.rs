@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_stream::stream;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep_until},
@@ -165,8 +165,8 @@ impl Running {
         loop {
             if self.segments.runs_ahead() {
                 // Must not wait behind all that waits here.
-                if let Some(refusal) = self.live.refused().now_or_never() {
-                    return Err(UpstreamItem::Refused(refusal));
+                if let Some(refusal) = self.live.refusal() {
+                    return Err(UpstreamItem::Refused(refusal.clone()));
                 }
                 // Never left unread: etcd would call it slow.
                 while let Some((after, said)) = self.said_ahead() {
@@ -204,8 +204,14 @@ impl Running {
         let nothing_ahead_at = self.handed_at + NOTHING_AHEAD_AFTER;
         tokio::select! {
             biased;
-            // Rare, and must not wait behind a busy stream.
-            refusal = self.live.refused() => Happened::Refused(refusal),
+            // Rare, and must not wait behind a busy stream: seen here, heard of below.
+            refusal = poll_fn(|_| self.live.refusal().map_or(Poll::Pending, Poll::Ready)) => {
+                Happened::Refused(refusal.clone())
+            }
+            (after, said) = poll_fn(|cx| poll_streams(self.streams.iter_mut(), cx)) => {
+                Happened::Response(after, said)
+            }
+            // While there is more to read, nobody needs to know how far etcd is.
             ask = asked.recv(), if self.is_asked => {
                 self.is_asked = ask.is_some();
                 if ask.is_some() && self.can_ask_progress {
@@ -213,9 +219,7 @@ impl Running {
                 }
                 Happened::Asked
             }
-            (after, said) = poll_fn(|cx| poll_streams(self.streams.iter_mut(), cx)) => {
-                Happened::Response(after, said)
-            }
+            refusal = self.live.refused() => Happened::Refused(refusal),
             () = sleep_until(nothing_ahead_at), if self.segments.runs_ahead() => {
                 Happened::NothingAhead
             }

@@ -3,7 +3,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use etcd_client::{Client, Permission, PermissionType, RoleRevokePermissionOptions};
-use futures_util::future::join_all;
+use futures_util::{FutureExt, StreamExt, future::join_all};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -260,6 +260,26 @@ async fn a_revoked_role_ends_the_watch_and_a_grant_brings_it_back() {
     ended(&mut watch.events).await;
     grant(&mut root).await;
     open(&etcd, spec("a/", 3)).await;
+}
+
+#[tokio::test]
+async fn what_waits_to_be_read_does_not_put_off_a_refusal() {
+    let (server, mut config) = start(&[]).await;
+    config.probe_interval = Duration::from_millis(100);
+    let etcd = Etcd::connect(config).unwrap();
+    let (mut unread, _) = open(&etcd, spec("a/", 3)).await;
+    let (mut watch, _) = open(&etcd, spec("a/", 3)).await;
+    assert!(unread.events.next().now_or_never().is_none());
+    let mut root = root(&server).await;
+    for _ in 0..10 {
+        root.put("a/1", "", None).await.unwrap();
+    }
+    events(&mut watch, 10).await;
+    revoke(&mut root).await;
+    let heard = next(&mut watch.events).await;
+    assert!(matches!(heard, Item::Refused(_)), "{heard:?}");
+    let heard = next(&mut unread.events).await;
+    assert!(matches!(heard, Item::Refused(_)), "{heard:?}");
 }
 
 #[tokio::test]
