@@ -1,6 +1,6 @@
 //! Whether this process has much to hand on. Then each subscription takes what
-//! etcd says in turns of [`REST`], which joins into one wake-up and one write
-//! what would be many; else everything goes on at once. Owns one count for all
+//! etcd says in turns of [`REST_MILLIS`], which joins into one wake-up and one
+//! write what would be many; else everything goes on at once. Owns one count for all
 //! subscriptions; a race costs it a response, and nobody an event.
 
 use std::{
@@ -10,8 +10,8 @@ use std::{
 
 use crate::resume::Time;
 
-/// How long a subscription leaves etcd unread after it took all there was.
-pub(super) const REST: Duration = Duration::from_millis(5);
+/// How long a subscription leaves etcd unread, about, after it took all there was.
+const REST_MILLIS: u64 = 5;
 /// What is counted together.
 const WINDOW_MILLIS: u128 = 10;
 /// More responses of etcd in a window are much: 10,000 a second.
@@ -41,6 +41,15 @@ impl Pace {
     }
 }
 
+/// Until when who took all there was at `now` rests: at least half of
+/// [`REST_MILLIS`], and all until the same moments, so that the thread wakes up
+/// once for all of them.
+pub(super) fn rest_until(now: Time) -> Time {
+    let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let nearest = millis.saturating_add(REST_MILLIS / 2) / REST_MILLIS;
+    Duration::from_millis((nearest + 1).saturating_mul(REST_MILLIS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +66,13 @@ mod tests {
         assert!(pace.is_busy(Duration::from_millis(1009)));
         assert!(last(&pace, 1, 1010), "as the window before was");
         assert!(!last(&pace, 1, 1020));
+    }
+
+    #[test]
+    fn all_rest_until_the_same_moments_neither_short_nor_long() {
+        let until = |millis| rest_until(Duration::from_millis(millis)).as_millis();
+        assert_eq!([3, 5, 7].map(until), [10; 3]);
+        assert_eq!([8, 10, 12].map(until), [15; 3]);
     }
 
     #[test]

@@ -21,13 +21,13 @@ use tokio::{
 };
 use tracing::debug;
 
-use self::account::Account;
+use self::{account::Account, turn::Turn};
 use super::{
     Overview,
     message::Message,
     observe::{Observer, Position},
     outbox::{Outbox, Signal},
-    pace::{Pace, REST},
+    pace::{self, Pace},
     registry::Place,
 };
 use crate::{
@@ -272,19 +272,34 @@ impl Driver {
     /// as if it had said it at once.
     fn take_turn(&mut self, attempt: Attempt, mut said: Option<Said<Event, KeyValue>>) {
         let now = self.now();
-        while self.surroundings.pace.is_busy(now) && turn::may_go_on(&said) {
-            let Some((_, mut next)) = etcd_said(&mut self.attempt).now_or_never() else {
-                self.rests_until = Some(now + REST);
+        if self.surroundings.pace.is_busy(now) {
+            said = self.joined(said, now);
+        }
+        self.take_in(Happened::EtcdSaid(attempt, said));
+    }
+
+    fn joined(
+        &mut self,
+        said: Option<Said<Event, KeyValue>>,
+        now: Time,
+    ) -> Option<Said<Event, KeyValue>> {
+        let mut turn = Turn::begin(said);
+        while turn.may_go_on() {
+            let Some((_, next)) = etcd_said(&mut self.attempt).now_or_never() else {
+                self.rests_until = Some(pace::rest_until(now));
                 break;
             };
-            if !turn::joins(&mut said, &mut next) {
+            if let Some(other) = turn.join(next) {
                 if let Some(running) = &mut self.attempt {
-                    running.next = Some(Box::new(next));
+                    running.next = Some(Box::new(other));
                 }
                 break;
             }
+            if !self.surroundings.pace.is_busy(now) {
+                break;
+            }
         }
-        self.take_in(Happened::EtcdSaid(attempt, said));
+        turn.said
     }
 
     fn is_mailbox_done(&self) -> bool {
