@@ -1,5 +1,7 @@
 //! Events as they happen.
 
+use std::net::SocketAddr;
+
 use etcd_client::Client;
 use futures_util::future::join_all;
 use watchmark::proto::watchmark::v1::AckMode;
@@ -23,23 +25,22 @@ pub(crate) async fn one(table: &mut Table) {
     let for_scale = true;
     let runs = measure(&stage, 1000.0, 256, AckMode::Manual, for_scale).await;
     let of = format!(
-        "paired event by event with a direct watch; a second direct one: {:.0} / {:.0} us, one \
-         behind a bare relay of bytes: {:.0} / {:.0} us",
-        median(runs.control_p50),
-        median(runs.control_p99),
-        median(runs.bare_p50),
-        median(runs.bare_p99)
+        "paired event by event with a direct watch; a second direct one: {}, one behind a bare \
+         relay of bytes: {}, behind a bare relay by tonic: {}",
+        runs.direct.said(),
+        runs.byte_relay.said(),
+        runs.grpc_relay.said()
     );
     table.row(
         "live, 1,000 put/s: added latency, p50",
-        median(runs.p50),
+        median(runs.added.p50),
         "us",
         AtMost(50.0),
         of.clone(),
     );
     table.row(
         "live, 1,000 put/s: added latency, p99",
-        median(runs.p99),
+        median(runs.added.p99),
         "us",
         AtMost(500.0),
         of,
@@ -59,8 +60,8 @@ pub(crate) async fn one(table: &mut Table) {
         ForScale,
         format!(
             "of a core; added latency p50 {:.0} us, p99 {:.0} us",
-            median(auto.p50),
-            median(auto.p99)
+            median(auto.added.p50),
+            median(auto.added.p99)
         ),
     );
 }
@@ -78,12 +79,12 @@ pub(crate) async fn sizes(table: &mut Table) {
         let runs = measure(&stage, per_second, bytes, AckMode::Manual, false).await;
         table.row(
             &format!("live, values of {name}: added latency, p50"),
-            median(runs.p50),
+            median(runs.added.p50),
             "us",
             ForScale,
             format!(
                 "p99 {:.0} us; {:.0} us of CPU per event at {per_second}/s",
-                median(runs.p99),
+                median(runs.added.p99),
                 median(runs.cpu) * 1e4 / per_second
             ),
         );
@@ -93,18 +94,35 @@ pub(crate) async fn sizes(table: &mut Table) {
 /// Of each run.
 #[derive(Default)]
 struct Runs {
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-    control_p50: Vec<f64>,
-    control_p99: Vec<f64>,
-    bare_p50: Vec<f64>,
-    bare_p99: Vec<f64>,
+    added: Added,
     /// Of watchmark, in per cent of a core.
     cpu: Vec<f64>,
+    direct: Added,
+    byte_relay: Added,
+    grpc_relay: Added,
+}
+
+/// Added latency, in microseconds.
+#[derive(Default)]
+struct Added {
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+impl Added {
+    fn push(&mut self, [p50, p99]: [f64; 2]) {
+        self.p50.push(p50);
+        self.p99.push(p99);
+    }
+
+    fn said(&self) -> String {
+        let [p50, p99] = [&self.p50, &self.p99].map(|it| median(it.clone()));
+        format!("{p50:.0} / {p99:.0} us")
+    }
 }
 
 /// A direct watch and one other, paired by revision: the subscriber, then, if
-/// wanted for scale, one behind a bare relay and a second direct one. No more
+/// wanted for scale, one behind each bare relay and a second direct one. No more
 /// than these two at a time, on machines with two cores.
 async fn measure(
     stage: &Stage,
@@ -115,10 +133,11 @@ async fn measure(
 ) -> Runs {
     let count = (SECONDS * per_second) as usize;
     let endpoint = stage.etcd.endpoint(0).replace("http://", "");
-    let bare = format!("http://{}", bare::relay(endpoint));
+    let grpc_relay = Beside::Relay(bare::grpc_relay(&endpoint));
+    let byte_relay = Beside::Relay(bare::relay(endpoint));
     let mut measured = Runs::default();
     for _ in 0..runs() {
-        let pair = async |beside: Beside| {
+        let pair = async |beside: &Beside| {
             let head = stage.etcd.head().await;
             let watch = async |mut client: Client| direct_watch(&mut client, head, false).await;
             let direct = direct_arrivals(watch(stage.etcd.client().await).await, count);
@@ -127,8 +146,8 @@ async fn measure(
                     let reader = Reader::open(stage, head, ack_mode).await;
                     reader.arrivals(count)
                 }
-                Beside::BareRelay => {
-                    let client = Client::connect([&bare], None).await.unwrap();
+                Beside::Relay(address) => {
+                    let client = Client::connect([address.to_string()], None).await.unwrap();
                     direct_arrivals(watch(client).await, count)
                 }
                 Beside::Direct => direct_arrivals(watch(stage.etcd.client().await).await, count),
@@ -144,19 +163,14 @@ async fn measure(
             let percentiles = [50.0, 99.0].map(|it| percentile(&mut added, it));
             (percentiles, cpu)
         };
-        let ([p50, p99], cpu) = pair(Beside::Subscriber).await;
-        measured.p50.push(p50);
-        measured.p99.push(p99);
+        let (added, cpu) = pair(&Beside::Subscriber).await;
+        measured.added.push(added);
         measured.cpu.push(cpu);
-        if !for_scale {
-            continue;
+        if for_scale {
+            measured.byte_relay.push(pair(&byte_relay).await.0);
+            measured.grpc_relay.push(pair(&grpc_relay).await.0);
+            measured.direct.push(pair(&Beside::Direct).await.0);
         }
-        let ([p50, p99], _) = pair(Beside::BareRelay).await;
-        measured.bare_p50.push(p50);
-        measured.bare_p99.push(p99);
-        let ([p50, p99], _) = pair(Beside::Direct).await;
-        measured.control_p50.push(p50);
-        measured.control_p99.push(p99);
     }
     measured
 }
@@ -164,7 +178,7 @@ async fn measure(
 /// What a direct watch is compared with.
 enum Beside {
     Subscriber,
-    BareRelay,
+    Relay(SocketAddr),
     Direct,
 }
 
