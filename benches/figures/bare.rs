@@ -2,14 +2,16 @@
 //! nothing.
 
 use std::{
-    io,
+    env,
+    io::{self, BufRead, BufReader, Read},
     net::{SocketAddr, TcpListener, TcpStream},
     pin::Pin,
+    process::{self, Child, Command, Stdio},
     thread,
 };
 
 use futures_util::Stream;
-use tokio::{runtime, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
@@ -43,27 +45,60 @@ fn pass_on(from: &TcpStream, to: &TcpStream) {
     thread::spawn(move || io::copy(&mut from, &mut to));
 }
 
-/// Passes watches on to `endpoint` by the libraries that watchmark uses, with
-/// threads of its own; the address of its own.
-pub(crate) fn grpc_relay(endpoint: &str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).unwrap();
-    thread::spawn(move || {
-        let runtime = runtime::Builder::new_multi_thread().enable_all().build();
-        runtime.unwrap().block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let relay = Relay(WatchClient::new(endpoint.connect_lazy()));
-            Server::builder()
-                .add_service(WatchServer::new(relay))
-                .serve_with_incoming(connections)
-                .await
-                .unwrap();
-        });
+/// Passes watches on by the libraries that watchmark uses, as a process; ends
+/// with this one.
+pub(crate) struct GrpcRelay {
+    process: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl GrpcRelay {
+    pub(crate) fn start(endpoint: &str) -> Self {
+        let mut process = Command::new(env::current_exe().unwrap())
+            .args([GRPC_RELAY, endpoint])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        let mut said = BufReader::new(process.stdout.take().unwrap());
+        said.read_line(&mut address).unwrap();
+        let address = address.trim().parse().unwrap();
+        Self { process, address }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for GrpcRelay {
+    fn drop(&mut self) {
+        // What it waits for.
+        drop(self.process.stdin.take());
+        self.process.wait().unwrap();
+    }
+}
+
+/// The argument before the endpoint that makes this program a [`GrpcRelay`].
+pub(crate) const GRPC_RELAY: &str = "--grpc-relay";
+
+/// What a [`GrpcRelay`] runs.
+pub(crate) async fn grpc_relay(endpoint: String) {
+    thread::spawn(|| {
+        let _ = io::stdin().read(&mut [0]);
+        process::exit(0);
     });
-    address
+    let endpoint = Endpoint::from_shared(endpoint).unwrap();
+    let relay = Relay(WatchClient::new(endpoint.connect_lazy()));
+    let connections = TcpIncoming::bind("127.0.0.1:0".parse().unwrap());
+    let connections = connections.unwrap().with_nodelay(Some(true));
+    println!("{}", connections.local_addr().unwrap());
+    Server::builder()
+        .add_service(WatchServer::new(relay))
+        .serve_with_incoming(connections)
+        .await
+        .unwrap();
 }
 
 struct Relay(WatchClient<Channel>);

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use etcd_client::Client;
 use futures_util::future::join_all;
+use tokio::task::JoinHandle;
 use watchmark::proto::watchmark::v1::AckMode;
 
 use crate::{
-    bare,
+    bare::{self, GrpcRelay},
     measure::{Load, median, percentile, runs},
     stage::{Arrivals, Reader, Stage, direct_arrivals, direct_watch, later, write},
     table::{
@@ -132,12 +133,12 @@ async fn measure(
     for_scale: bool,
 ) -> Runs {
     let count = (SECONDS * per_second) as usize;
-    let endpoint = stage.etcd.endpoint(0).replace("http://", "");
-    let grpc_relay = Beside::Relay(bare::grpc_relay(&endpoint));
-    let byte_relay = Beside::Relay(bare::relay(endpoint));
+    let url = stage.etcd.endpoint(0);
+    let endpoint = url.replace("http://", "");
+    let relays = for_scale.then(|| (bare::relay(endpoint), GrpcRelay::start(&url)));
     let mut measured = Runs::default();
     for _ in 0..runs() {
-        let pair = async |beside: &Beside| {
+        let pair = async |beside: Beside| {
             let head = stage.etcd.head().await;
             let watch = async |mut client: Client| direct_watch(&mut client, head, false).await;
             let direct = direct_arrivals(watch(stage.etcd.client().await).await, count);
@@ -163,13 +164,15 @@ async fn measure(
             let percentiles = [50.0, 99.0].map(|it| percentile(&mut added, it));
             (percentiles, cpu)
         };
-        let (added, cpu) = pair(&Beside::Subscriber).await;
+        let (added, cpu) = pair(Beside::Subscriber).await;
         measured.added.push(added);
         measured.cpu.push(cpu);
-        if for_scale {
-            measured.byte_relay.push(pair(&byte_relay).await.0);
-            measured.grpc_relay.push(pair(&grpc_relay).await.0);
-            measured.direct.push(pair(&Beside::Direct).await.0);
+        if let Some((byte_relay, grpc_relay)) = &relays {
+            let byte_relay = Beside::Relay(*byte_relay);
+            measured.byte_relay.push(pair(byte_relay).await.0);
+            let grpc_relay = Beside::Relay(grpc_relay.address);
+            measured.grpc_relay.push(pair(grpc_relay).await.0);
+            measured.direct.push(pair(Beside::Direct).await.0);
         }
     }
     measured
@@ -191,31 +194,58 @@ fn added(arrivals: &Arrivals, direct: &Arrivals) -> Vec<f64> {
         .collect()
 }
 
-/// 50 subscribers of one range, each on a connection of its own.
+/// 50 subscribers of one range, each on a connection of its own; and for scale
+/// as many watches behind a relay by tonic.
 pub(crate) async fn fan_out(table: &mut Table) {
     const SUBSCRIBERS: usize = 50;
     let stage = Stage::new(&[]).await;
-    let (mut own, mut etcd) = (Vec::new(), Vec::new());
+    let relay = GrpcRelay::start(&stage.etcd.endpoint(0));
+    let count = (SECONDS * 1000.0) as usize;
+    let [mut own, mut etcd, mut bare] = [const { Vec::new() }; 3];
     for _ in 0..runs() {
         let head = stage.etcd.head().await;
-        let count = (SECONDS * 1000.0) as usize;
         let open = (0..SUBSCRIBERS).map(|_| Reader::open(&stage, head, AckMode::Manual));
         let readers = join_all(open).await;
-        let readers: Vec<_> = readers.into_iter().map(|it| it.arrivals(count)).collect();
-        let loads = [stage.pid(), stage.etcd_pid()].map(Load::of);
-        let writer = write(stage.etcd.client().await, "bench/", 1000.0, 256, count);
-        tokio::spawn(writer).await.unwrap();
-        for reader in readers {
-            reader.await.unwrap();
-        }
-        own.push(loads[0].seconds() / SECONDS * 100.0);
-        etcd.push(loads[1].seconds() / SECONDS * 100.0);
+        let readers = readers.into_iter().map(|it| it.arrivals(count));
+        let [watchmark, of_etcd] =
+            loads(&stage, [stage.pid(), stage.etcd_pid()], readers.collect()).await;
+        own.push(watchmark);
+        etcd.push(of_etcd);
+
+        let head = stage.etcd.head().await;
+        let open = (0..SUBSCRIBERS).map(async |_| {
+            let client = Client::connect([relay.address.to_string()], None).await;
+            direct_watch(&mut client.unwrap(), head, false).await
+        });
+        let watches = join_all(open).await.into_iter();
+        let readers = watches.map(|watch| direct_arrivals(watch, count));
+        bare.push(loads(&stage, [relay.pid()], readers.collect()).await[0]);
     }
     table.row(
         "live, 1,000 put/s, 50 subscribers of one range: CPU of watchmark",
         median(own),
         "%",
         AtMost(25.0),
-        format!("of a core; {:.0} % of etcd", median(etcd)),
+        format!(
+            "of a core; {:.0} % of etcd; {:.0} % of a bare relay by tonic with 50 watches",
+            median(etcd),
+            median(bare)
+        ),
     );
+}
+
+/// The CPU that processes use while 1,000 put/s arrive, in per cent of a core.
+async fn loads<const N: usize>(
+    stage: &Stage,
+    pids: [u32; N],
+    readers: Vec<JoinHandle<Arrivals>>,
+) -> [f64; N] {
+    let loads = pids.map(Load::of);
+    let count = (SECONDS * 1000.0) as usize;
+    let writer = write(stage.etcd.client().await, "bench/", 1000.0, 256, count);
+    tokio::spawn(writer).await.unwrap();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    loads.map(|it| it.seconds() / SECONDS * 100.0)
 }

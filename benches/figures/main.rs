@@ -63,6 +63,11 @@ const FIGURES: &[Figure] = &[
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let mut args = env::args().skip(1);
+    if args.next().as_deref() == Some(bare::GRPC_RELAY) {
+        bare::grpc_relay(args.next().unwrap()).await;
+        return ExitCode::SUCCESS;
+    }
     let (flags, wanted): (Vec<_>, Vec<_>) = env::args().skip(1).partition(|it| it.starts_with('-'));
     // `cargo bench` adds it, `cargo test --all-targets` does not.
     if !flags.iter().any(|it| it == "--bench") {
