@@ -10,8 +10,13 @@ use tokio::{
     io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
     sync::{oneshot, watch},
+    task::JoinHandle,
 };
-use tonic::{Code, Request, client::Grpc, transport::Endpoint};
+use tonic::{
+    Code, Request,
+    client::Grpc,
+    transport::{Channel, Endpoint},
+};
 use tonic_prost::ProstCodec;
 use tonic_types::StatusExt;
 use watchmark::{
@@ -35,6 +40,15 @@ async fn pass(time: Duration) {
 
 /// Where it is served, and how many connections there are.
 async fn serve(fixture: &Fixture) -> (SocketAddr, watch::Receiver<usize>) {
+    let (address, open, _) = serve_until(fixture, std::future::pending()).await;
+    (address, open)
+}
+
+/// As [`serve`], until `shutdown`; and the end of it.
+async fn serve_until(
+    fixture: &Fixture,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> (SocketAddr, watch::Receiver<usize>, JoinHandle<()>) {
     let loopback = Listen::Tcp("127.0.0.1:0".parse().unwrap());
     let connections = Connections::bind(&[loopback], LIMITS, None).await.unwrap();
     let Listen::Tcp(address) = connections.addresses().remove(0) else {
@@ -45,29 +59,36 @@ async fn serve(fixture: &Fixture) -> (SocketAddr, watch::Receiver<usize>) {
     let (api, _) = Api::new(registry, EdgeRules::default(), Operators::default())
         .await
         .unwrap();
-    tokio::spawn(api.serve(connections, std::future::pending()));
-    (address, open)
+    let serving = tokio::spawn(api.serve(connections, shutdown));
+    (address, open, serving)
+}
+
+async fn connected(address: SocketAddr) -> WatchServiceClient<Channel> {
+    let endpoint = Endpoint::new(format!("http://{address}")).unwrap();
+    WatchServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+fn ack_of_11() -> AckRequest {
+    AckRequest {
+        client_id: "orders".to_owned(),
+        revision: 11,
+        session_id: 0,
+    }
 }
 
 #[tokio::test]
 async fn an_ack_that_the_disk_never_answers_is_told_so_and_may_still_be_durable() {
     let mut fixture = Fixture::new(2);
     let (address, _) = serve(&fixture).await;
-    let endpoint = Endpoint::new(format!("http://{address}")).unwrap();
-    let mut client = WatchServiceClient::new(endpoint.connect().await.unwrap());
+    let mut client = connected(address).await;
     let (mut stream, watch) = fixture.subscribe_at_10("orders").await;
     watch.say_put(11, 10).await;
     assert_eq!(next_events(&mut stream).await, 11);
 
     fixture.store.memory.hold();
-    let request = AckRequest {
-        client_id: "orders".to_owned(),
-        revision: 11,
-        session_id: 0,
-    };
     let asking = tokio::spawn({
-        let (mut client, request) = (client.clone(), request.clone());
-        async move { client.ack(request).await }
+        let mut client = client.clone();
+        async move { client.ack(ack_of_11()).await }
     });
     until("the disk is asked", || {
         fixture.store.memory.held_count() == 1
@@ -86,7 +107,7 @@ async fn an_ack_that_the_disk_never_answers_is_told_so_and_may_still_be_durable(
     assert_eq!(next_events(&mut stream).await, 12);
     assert_eq!(fixture.store.checkpoint("orders"), Some(10));
     fixture.store.memory.release();
-    let again = soon("an answer", client.ack(request)).await.unwrap();
+    let again = soon("an answer", client.ack(ack_of_11())).await.unwrap();
     assert_eq!(again.into_inner().checkpoint, 11);
     assert_eq!(fixture.store.checkpoint("orders"), Some(11));
 }
@@ -94,30 +115,17 @@ async fn an_ack_that_the_disk_never_answers_is_told_so_and_may_still_be_durable(
 #[tokio::test]
 async fn a_port_that_closes_takes_nobody_in_and_lets_the_calls_under_way_finish() {
     let mut fixture = Fixture::new(2);
-    let loopback = Listen::Tcp("127.0.0.1:0".parse().unwrap());
-    let connections = Connections::bind(&[loopback], LIMITS, None).await.unwrap();
-    let Listen::Tcp(address) = connections.addresses().remove(0) else {
-        panic!("no port");
-    };
-    let registry = Arc::clone(&fixture.registry);
-    let api = Api::new(registry, EdgeRules::default(), Operators::default());
-    let (api, _) = api.await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(api.serve(connections, async {
+    let (address, _, serving) = serve_until(&fixture, async {
         let _ = stopped.await;
-    }));
-    let endpoint = Endpoint::new(format!("http://{address}")).unwrap();
-    let mut client = WatchServiceClient::new(endpoint.connect().await.unwrap());
+    })
+    .await;
+    let mut client = connected(address).await;
     let (mut stream, watch) = fixture.subscribe_at_10("orders").await;
     watch.say_put(11, 10).await;
     assert_eq!(next_events(&mut stream).await, 11);
     fixture.store.memory.hold();
-    let request = AckRequest {
-        client_id: "orders".to_owned(),
-        revision: 11,
-        session_id: 0,
-    };
-    let asking = tokio::spawn(async move { client.ack(request).await });
+    let asking = tokio::spawn(async move { client.ack(ack_of_11()).await });
     let memory = &fixture.store.memory;
     until("the disk is asked", || memory.held_count() == 1).await;
 
