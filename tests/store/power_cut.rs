@@ -61,6 +61,18 @@ impl Disk {
         self.image() + "-copy"
     }
 
+    /// Copies the image as it is at one moment: a sync under way, and the file
+    /// system's journal, go on while it is read, which no power cut lets them.
+    fn cut(&self) {
+        let (image, copy) = (self.image(), self.copy());
+        let is_of_one_moment = || {
+            run("cp", &["--sparse=always", &image, &copy]).unwrap();
+            run("cmp", &["--silent", &image, &copy]).is_ok()
+        };
+        let copied = (0..100).any(|_| is_of_one_moment());
+        assert!(copied, "the image never rests");
+    }
+
     /// Writes to the store on this disk, where there may be `lives`, cuts the
     /// power, and looks.
     fn write_and_cut(&self, syncs: Syncs, lives: Lives) -> AfterCut {
@@ -71,7 +83,7 @@ impl Disk {
         kill_process(writer.pid(), Signal::STOP).unwrap();
         // What is in the page cache of the mounted file system is not in the
         // image: that is the power cut.
-        run("cp", &["--sparse=always", &self.image(), &self.copy()]).unwrap();
+        self.cut();
         let mut lives = writer.kill().unwrap();
         drop(mount);
 
